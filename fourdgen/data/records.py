@@ -1,0 +1,79 @@
+"""The records that stages hand to each other. Each is one artifact on disk; shapes are the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.transforms import Sim3
+
+
+@dataclass(frozen=True)
+class ClipAlignment:
+    """First estimate of one clip, already in the shared root frame.
+
+    `cam_from_root`: per frame. `K`: per frame, pixels at Clip.size. `confidence`: 0..1 per frame.
+    `time_offset`, `time_rate`: reference seconds = rate * seconds + offset where clips show the same motion, else None.
+    `gain`, `bias`: reference colour = gain * colour + bias.
+    """
+
+    cam_from_root: Float[Tensor, "t 4 4"]
+    K: Float[Tensor, "t 3 3"]
+    confidence: Float[Tensor, "t"]
+    gain: Float[Tensor, "3"]
+    bias: Float[Tensor, "3"]
+    synchronised_with: str | None = None
+    time_offset: float = 0.0
+    time_rate: float = 1.0
+    accepted: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Result of stage align. `clips` holds only the clips that take part; `left_out` says why others do not."""
+
+    clips: Mapping[str, ClipAlignment]
+    reference: str
+    world_from_input: Sim3 | None
+    given: bool  # the user's own cameras: no pose is changed afterwards
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClipTrack:
+    """Root poses of one clip: `cam_from_root` and K (pixels at Clip.size) per frame, confidence 0..1 per frame."""
+
+    cam_from_root: Float[Tensor, "t 4 4"]
+    K: Float[Tensor, "t 3 3"]
+    confidence: Float[Tensor, "t"]
+
+    def cameras(self, size: tuple[int, int]) -> Cameras:
+        return Cameras(self.cam_from_root, self.K, size)
+
+
+@dataclass(frozen=True)
+class RootTrack:
+    """Result of stage root_pose. `certain` is False when the acceptance tests failed; `reason` says which."""
+
+    clips: Mapping[str, ClipTrack]
+    world_from_input: Sim3 | None
+    given: bool
+    certain: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """Result of stage sample: the frames that train. Row i is frame `index[i]` of clip `clip[i]` (an index into `names`)."""
+
+    names: tuple[str, ...]
+    clip: Int[Tensor, "f"]
+    index: Int[Tensor, "f"]
+    seconds: Float[Tensor, "f"]
+    probability: Float[Tensor, "f"]
+    view_bin: Int[Tensor, "f"]

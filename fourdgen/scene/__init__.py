@@ -1,0 +1,1 @@
+"""The asset: surfels, their motion, and the files that hold them."""

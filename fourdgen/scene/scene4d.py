@@ -1,0 +1,52 @@
+"""Scene4D: what reconstruct makes and scene.ply holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.transforms import Sim3
+from fourdgen.scene.motion import Motion
+from fourdgen.scene.surfels import Surfels
+
+
+@dataclass(frozen=True)
+class SceneClip:
+    """One clip of an asset: when its frames are, how they were seen, and its colour relative to the reference.
+
+    Filmed colour = gain * asset colour + bias. `frame_ids` are the numbers of the frames in the source file.
+    """
+
+    name: str
+    seconds: Float[Tensor, "t"]
+    frame_ids: Float[Tensor, "t"]
+    cameras: Cameras
+    gain: Float[Tensor, "3"]
+    bias: Float[Tensor, "3"]
+
+
+@dataclass(frozen=True)
+class Scene4D:
+    """Canonical surfels, their motion, and the clips that show it. The world is the normalised root frame (y down)."""
+
+    surfels: Surfels
+    motion: Motion
+    clips: Mapping[str, SceneClip]
+    reference: str
+    world_from_input: Sim3 | None = None
+    run_folder: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)  # what `info` prints, such as "poses": "uncertain: ..."
+
+    def at(self, clip: str | None = None, seconds: float = 0.0) -> Surfels:
+        """Surfels in their state at a time of a clip (default: the reference), in the root frame.
+
+        Raises KeyError for a clip that the scene does not have. Times outside the clip are held at its ends.
+        """
+        name = self.reference if clip is None else clip
+        times = self.clips[name].seconds
+        held = min(max(float(seconds), float(times[0])), float(times[-1]))
+        return self.motion.warp(self.surfels, name, held)
