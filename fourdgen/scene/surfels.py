@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -38,12 +39,17 @@ class Surfels:
         return self.means.shape[0]
 
     def __getitem__(self, index: Tensor) -> Surfels:
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value[index] for name, value in parts.items() if value is not None})
+        return self._each(lambda tensor: tensor[index])
 
     def to(self, device: str) -> Surfels:
+        return self._each(lambda tensor: tensor.to(device))
+
+    def detach(self) -> Surfels:
+        return self._each(lambda tensor: tensor.detach().clone())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Surfels:
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in parts.items() if value is not None})
+        return replace(self, **{name: change(tensor) for name, tensor in parts.items() if tensor is not None})
 
 
 def rgb_from_sh(sh: Float[Tensor, "n k 3"], directions: Float[Tensor, "n 3"] | None = None) -> Float[Tensor, "n 3"]:

@@ -1,0 +1,118 @@
+"""Where training starts: seeds on the visual hull's shell, and bones spread over it (METHOD section 7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from fourdgen.fit.views import View
+
+CANDIDATES = 100_000
+SHARE_START, SHARE_STEP, SURVIVORS = 0.85, 0.05, 1500
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """m starting surfels on the shell of the hull: place, outward normal, colour; `spacing` is their mean distance."""
+
+    points: Float[Tensor, "m 3"]
+    normals: Float[Tensor, "m 3"]
+    colors: Float[Tensor, "m 3"]
+    spacing: float
+    share: float  # of the masks that contain each of them
+
+
+def carve(
+    views: Sequence[View], cam_from_root: Float[Tensor, "f 4 4"], extent: float, generator: torch.Generator
+) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p 3"], float]:
+    """Random points of a cube of half side `extent` that lie inside nearly all masks, with their mean colours.
+
+    A moving subject has no exact hull, so the share of masks that must contain a point begins at 85 % and is lowered in
+    steps of 5 % until enough points survive. A view in which a point falls outside the picture does not vote.
+    """
+    points = (torch.rand(CANDIDATES, 3, generator=generator) * 2 - 1) * extent
+    inside, votes, colors = torch.zeros(CANDIDATES), torch.zeros(CANDIDATES), torch.zeros(CANDIDATES, 3)
+    for view, pose in zip(views, cam_from_root, strict=True):
+        hit, color, visible = look_up(points, view, pose)
+        inside += hit
+        votes += visible
+        colors += color * hit[:, None]
+    share = inside / votes.clamp_min(1)
+    share[votes < 0.3 * len(views)] = 0
+    wanted = SHARE_START
+    while int((share >= wanted).sum()) < SURVIVORS and wanted > SHARE_STEP:
+        wanted -= SHARE_STEP
+    keep = share >= wanted
+    if not bool(keep.any()):  # masks and poses contradict each other everywhere: begin with a ball
+        keep = points.norm(dim=-1) < 0.4 * extent
+    return points[keep], (colors / inside[:, None].clamp_min(1))[keep], wanted
+
+
+def look_up(
+    points: Float[Tensor, "p 3"], view: View, pose: Float[Tensor, "4 4"]
+) -> tuple[Float[Tensor, "p"], Float[Tensor, "p 3"], Float[Tensor, "p"]]:
+    """For each point: 1 inside the mask, the (straight) colour there, 1 where the view can tell."""
+    pixels, depth = view.cameras(pose).project(points)
+    width, height = view.size
+    grid = pixels[0] / torch.tensor([width, height]) * 2 - 1
+    known = view.weight if view.weight is not None else torch.ones_like(view.mask)
+    layers = torch.cat([view.rgb, view.mask[None], known[None]])
+    values = F.grid_sample(layers[None], grid[None, None], align_corners=False)[0, :, 0].T
+    in_picture = (grid.abs() < 1).all(1) & (depth[0] > 0)
+    # A window is cut around the subject: what falls outside it is background, unless the picture itself ended there.
+    visible = torch.where(in_picture, values[:, 4] > 0.5, torch.full_like(in_picture, view.weight is None))
+    inside = (values[:, 3] > 0.5) & in_picture & visible
+    return inside.float(), values[:, :3] / values[:, 3:4].clamp_min(0.05), visible.float()
+
+
+def shell(points: Tensor, colors: Tensor, share: float, count: int, extent: float, generator: torch.Generator) -> Seeds:
+    """Draw `count` seeds from the outer half of the carved points.
+
+    The offset of a point from the mean of its 40 neighbours points outwards and is large near the surface.
+    """
+    tree = cKDTree(points.numpy())
+    neighbours = torch.from_numpy(tree.query(points.numpy(), k=min(40, len(points)))[1]).reshape(len(points), -1)
+    offset = points - points[neighbours].mean(1)
+    length = offset.norm(dim=-1)
+    outer = (length >= length.median()).nonzero()[:, 0]
+    chosen = outer[torch.randint(len(outer), (count,), generator=generator)]
+    volume = (2 * extent) ** 3 * len(points) / CANDIDATES
+    spacing = (volume / count) ** (1 / 3)
+    places = points[chosen] + torch.randn(count, 3, generator=generator) * spacing * 0.1
+    return Seeds(places, F.normalize(offset[chosen] + 1e-6, dim=-1), colors[chosen], spacing, share)
+
+
+def facing_quats(normals: Float[Tensor, "m 3"]) -> Float[Tensor, "m 4"]:
+    """The shortest turn (wxyz) of +z to each normal."""
+    q = torch.stack([1 + normals[:, 2], -normals[:, 1], normals[:, 0], torch.zeros(len(normals))], -1)
+    upside_down = torch.tensor([0.0, 1.0, 0.0, 0.0])
+    return F.normalize(torch.where(q.norm(dim=-1, keepdim=True) < 1e-3, upside_down, q), dim=-1)
+
+
+def spread_bones(points: Float[Tensor, "p 3"], count: int, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Bone centres [b 3] by farthest points, then k-means; and the mean distance of a centre to its two neighbours."""
+    sample = points[torch.randperm(len(points), generator=generator)[:4000]]
+    count = min(count, len(sample))
+    centers = sample[:1]
+    for _ in range(count - 1):
+        centers = torch.cat([centers, sample[torch.cdist(sample, centers).amin(1).argmax()][None]])
+    for _ in range(8):
+        nearest = torch.cdist(sample, centers).argmin(1)
+        centers = torch.stack(
+            [sample[nearest == b].mean(0) if bool((nearest == b).any()) else centers[b] for b in range(count)]
+        )
+    if count == 1:
+        return centers, 1.0
+    distance = torch.cdist(centers, centers) + torch.eye(count) * 1e3
+    return centers, float(distance.topk(min(2, count - 1), largest=False)[0].mean())
+
+
+def seed_log_scale(spacing: float) -> float:
+    return math.log(0.6 * spacing)

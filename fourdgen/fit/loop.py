@@ -1,0 +1,234 @@
+"""The training loop: dynamic surfels from frames, coarse to fine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fourdgen import native
+from fourdgen.data.capture import Capture
+from fourdgen.data.records import ClipTrack, FrameSet
+from fourdgen.fit import losses, sampler
+from fourdgen.fit.density import Growth
+from fourdgen.fit.hull import carve, shell, spread_bones
+from fourdgen.fit.model import Model, PoseCorrections, Rates
+from fourdgen.fit.views import Views
+from fourdgen.geometry.camera import Cameras
+from fourdgen.render import Rasterizer
+from fourdgen.report import Reporter, Silent
+from fourdgen.scene.bones import BoneMotion, ClipTime, rigidity
+from fourdgen.scene.surfels import rgb_from_sh
+
+HULL_EXTENT = 1.3  # half side of the cube that is carved; the subject's radius is 0.5-1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of the training stage. Sizes are in subject pixels, weights are relative to the colour loss."""
+
+    steps: tuple[int, ...] = (3000, 2300, 1200)  # steps at each level
+    levels: tuple[float, ...] = (28.0, 56.0, 112.0)  # size of the subject in pixels at each level
+    progress: tuple[float, ...] = (0.30, 0.35, 0.35)  # share of every schedule that each level takes
+    growth: tuple[float, ...] = (0.4, 0.7, 1.0)  # share of the surfels that each level may hold
+    max_surfels: int = 0  # 0: surfels_per_pixel times the subject's area at the finest level
+    surfels_per_pixel: float = 1.2  # number of surfels per covered pixel when max_surfels is 0
+    bones: int = 25  # Gaussian bones
+    bone_extent: float = 0.6  # extent of a bone, in distances to its neighbours
+    sampling: str = "pose"  # how frames are drawn: uniform, clip_balanced or pose
+    ssim: float = 0.2  # share of D-SSIM in the colour loss, the rest is L1
+    mask: float = 0.5  # weight of the silhouette loss
+    normal: float = 0.03  # weight of normal consistency, from 30 % of the training on
+    rigidity: float = 1.0  # weight of as-rigid-as-possible bones
+    needle: float = 0.01  # weight of the aspect bound
+    needle_bound: float = 6.0  # aspect ratio from which a surfel counts as a needle
+    pose_smoothness: float = 1.0  # weight of the acceleration of root-pose corrections
+    pose_prior: float = 0.1  # weight of the size of root-pose corrections at the start, falling to a tenth
+    densify_every: int = 150  # steps between births
+    checkpoint_every: int = 1000  # steps between checkpoints
+
+
+@dataclass
+class Progress:
+    """Where the loop stands; everything here is in the checkpoint."""
+
+    step: int = 0
+    order: Tensor | None = None  # draws that are left of the current epoch
+
+
+def plan(config: TrainConfig, step: int) -> tuple[int, float]:
+    """Level of a step and the progress 0..1 that all schedules follow."""
+    done = 0.0
+    for level, (count, share) in enumerate(zip(config.steps, config.progress, strict=True)):
+        if step < count:
+            return level, (done + share * step / count) / sum(config.progress)
+        step -= count
+        done += share
+    return len(config.steps) - 1, 1.0
+
+
+def rate_factor(progress: float) -> Callable[[str], float]:
+    """Learning-rate schedules by parameter group (METHOD section 12): places settle first, then motion, then looks."""
+
+    def factor(name: str) -> float:
+        if name == "means":
+            return 10 ** (-2 * max(0.0, progress - 0.1) / 0.9)
+        if name in ("motion", "bones"):
+            return 0.0 if progress < 0.03 else 10 ** (-1.5 * max(0.0, progress - 0.2) / 0.8)
+        if name in ("poses", "focal"):
+            return 0.0 if not 0.15 < progress < 0.8 else 1 - (progress - 0.15) / 0.65 * 0.9
+        return 10 ** (-max(0.0, progress - 0.4) / 0.6)
+
+    return factor
+
+
+def train(
+    capture: Capture,
+    tracks: Mapping[str, ClipTrack],
+    frames: FrameSet,
+    clip_times: Mapping[str, ClipTime],
+    config: TrainConfig,
+    *,
+    refine_poses: bool,
+    rasterizer: Rasterizer,
+    seed: int,
+    checkpoint: Path,
+    publish: Callable[[Model], None],
+    report: Reporter = Silent(),
+) -> Model:
+    """Fit surfels, motion and (optionally) root poses. Goes on from `checkpoint` if it exists, and keeps it up to date.
+
+    `publish(model)` is called with each checkpoint, so that a usable asset exists early.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(config.steps)
+    finest = Views(capture, tracks, config.levels[-1])
+    most = config.max_surfels or max(500, round(config.surfels_per_pixel * finest.covered_pixels()))
+    model = start(finest, tracks, frames, clip_times, config, most, refine_poses, generator)
+    growth, progress = Growth(), Progress()
+    if checkpoint.exists():
+        _resume(checkpoint, model, growth, progress, generator)
+    else:
+        publish(model)
+    current, views, seen_psnr = -1, finest, 0.0
+
+    while progress.step < total:
+        level, done = plan(config, progress.step)
+        if level != current:
+            views = finest if level == len(config.steps) - 1 else Views(capture, tracks, config.levels[level])
+            current = level
+        model.set_rates(rate_factor(done))
+        if progress.order is None or len(progress.order) == 0:
+            progress.order = sampler.epoch(frames.probability, generator)
+        row, progress.order = int(progress.order[0]), progress.order[1:]
+
+        loss, error = _step_loss(model, views, tracks, frames, row, done, progress.step, config, rasterizer, generator)
+        loss.backward()
+        model.optimizer.step()
+        growth.after_backward(model)
+        model.optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+
+        if progress.step % config.densify_every == 0 and done < 0.75:
+            growth.update(model, round(most * config.growth[level]), generator)
+        psnr = -10 * float(torch.log10(error.clamp_min(1e-8)))
+        seen_psnr = psnr if seen_psnr == 0 else 0.98 * seen_psnr + 0.02 * psnr
+        if progress.step % 25 == 0 or progress.step == total:
+            report.emit(
+                "step", stage="train", step=progress.step, total=total, loss=float(loss.detach()), psnr=seen_psnr, surfels=len(model)
+            )
+        if progress.step % config.checkpoint_every == 0 and progress.step < total:
+            _save(checkpoint, model, growth, progress, generator)
+            publish(model)
+    return model
+
+
+def start(
+    views: Views,
+    tracks: Mapping[str, ClipTrack],
+    frames: FrameSet,
+    clip_times: Mapping[str, ClipTime],
+    config: TrainConfig,
+    most: int,
+    refine_poses: bool,
+    generator: torch.Generator,
+) -> Model:
+    """Seeds on the hull of every second frame, bones among them, no motion yet."""
+    rows = range(0, len(frames.index), 2)
+    picked = [(frames.names[int(frames.clip[i])], int(frames.index[i])) for i in rows]
+    poses = torch.stack([tracks[name].cam_from_root[t] for name, t in picked])
+    points, colors, share = carve([views.view(*key) for key in picked], poses, HULL_EXTENT, generator)
+    seeds = shell(points, colors, share, max(200, most // 3), HULL_EXTENT, generator)
+    centers, distance = spread_bones(points, config.bones, generator)
+    motion = BoneMotion(centers, config.bone_extent * distance, clip_times, generator=generator)
+    corrections = PoseCorrections(tracks) if refine_poses else None
+    return Model.from_seeds(seeds, motion, corrections, Rates(), opacity=0.27)
+
+
+def _step_loss(
+    model: Model, views: Views, tracks: Mapping[str, ClipTrack], frames: FrameSet, row: int, done: float, step: int,
+    config: TrainConfig, rasterizer: Rasterizer, generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Loss of one frame before a random background, and its plain squared colour error."""
+    clip, index = frames.names[int(frames.clip[row])], int(frames.index[row])
+    view = views.view(clip, index)
+    pose, K = tracks[clip].cam_from_root[index], view.K
+    if model.corrections is not None:
+        pose, K = model.corrections.pose(clip, index), model.corrections.intrinsics(clip, K)
+    cameras = Cameras(pose[None], K[None], view.size)
+    background = torch.rand(3, generator=generator)
+
+    p = model.p
+    bones = model.motion.dual_quats(clip, frames.seconds[row : row + 1])
+    means, quats = native.skin(model.motion.skin_logits(p["means"]), bones[0], p["means"], p["quats"])
+    out = rasterizer(
+        means, quats, p["log_scales"].exp(), torch.sigmoid(p["opacity"]), rgb_from_sh(p["sh"]), cameras, background=background
+    )
+    image, target = out.rgb[0].permute(2, 0, 1), view.target(background)
+    loss = native.l1_dssim(image, target, view.weight, 1 - config.ssim, config.ssim)
+    silhouette = (out.alpha[0] - view.mask).abs()
+    if view.weight is not None:
+        silhouette = silhouette * view.weight
+    loss = loss + config.mask * silhouette.mean()
+    # Every second step with twice the weight: these cost time and change slowly.
+    if step % 2 == 0:
+        if config.normal > 0 and done > 0.3:
+            bent = losses.normal_consistency(out.depth[0], out.alpha[0], out.normal[0], cameras)
+            loss = loss + 2 * config.normal * min(1.0, (done - 0.3) / 0.2) * bent.mean()
+        if config.rigidity > 0 and len(model.motion.centers) > 1:
+            loss = loss + 2 * config.rigidity * rigidity(model.motion, bones).mean()
+        if config.needle > 0:
+            loss = loss + 2 * config.needle * losses.needle(p["log_scales"], config.needle_bound).mean()
+        if model.corrections is not None:
+            twist = model.corrections.twist_of(clip)
+            prior = config.pose_prior * (1 - 0.9 * done)
+            loss = loss + 2 * prior * (twist**2).sum(1).mean()
+            if len(twist) > 2:
+                loss = loss + 2 * config.pose_smoothness * losses.second_differences(twist).mean()
+    return loss, F.mse_loss(image.detach(), target)
+
+
+def _save(path: Path, model: Model, growth: Growth, progress: Progress, generator: torch.Generator) -> None:
+    """Atomic: a killed run finds the checkpoint before or this one, never half of it."""
+    state = {
+        "model": model.state(),
+        "growth": {"pull": growth.pull, "steps": growth.steps},
+        "step": progress.step,
+        "order": progress.order if progress.order is not None else torch.zeros(0, dtype=torch.long),
+        "generator": generator.get_state(),
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _resume(path: Path, model: Model, growth: Growth, progress: Progress, generator: torch.Generator) -> None:
+    state = torch.load(path, weights_only=True)
+    model.load_state(state["model"])
+    growth.pull, growth.steps = state["growth"]["pull"], state["growth"]["steps"]
+    progress.step, progress.order = state["step"], state["order"]
+    generator.set_state(state["generator"])

@@ -1,0 +1,151 @@
+"""The trainable asset: surfel parameters, bone motion and root-pose corrections, with one Adam over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fourdgen.data.records import ClipTrack
+from fourdgen.fit.hull import Seeds, facing_quats, seed_log_scale
+from fourdgen.geometry.transforms import rigid, so3_exp
+from fourdgen.scene.bones import BoneMotion
+from fourdgen.scene.surfels import Surfels, sh_from_rgb
+
+SURFEL_PARAMETERS = ("means", "quats", "log_scales", "opacity", "sh")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Adam learning rates at the start, in units of the normalised root frame (METHOD section 12)."""
+
+    means: float = 2e-3
+    quats: float = 0.01
+    log_scales: float = 0.01
+    opacity: float = 0.05
+    sh: float = 0.018
+    motion: float = 3e-3
+    bones: float = 2e-3
+    poses: float = 3e-4
+    focal: float = 2e-4
+
+
+class PoseCorrections(torch.nn.Module):
+    """cam_from_root(f) = Exp(xi_f) base(f) and a focal factor per clip; exactly the base at the start (METHOD section 8)."""
+
+    def __init__(self, tracks: Mapping[str, ClipTrack]) -> None:
+        super().__init__()
+        self._base = {name: track.cam_from_root for name, track in tracks.items()}
+        self._names = list(tracks)
+        self.twists = torch.nn.ParameterList([torch.zeros(len(track.K), 6) for track in tracks.values()])
+        self.log_focal = torch.nn.Parameter(torch.zeros(len(tracks)))
+
+    def twist_of(self, clip: str) -> Float[Tensor, "t 6"]:
+        return self.twists[self._names.index(clip)]
+
+    def pose(self, clip: str, index: int) -> Float[Tensor, "4 4"]:
+        base = self._base[clip][index]
+        xi = self.twist_of(clip)[index]
+        # The turn is about the root's origin, so that a small xi moves the picture little.
+        rotation = so3_exp(xi[:3]) @ base[:3, :3]
+        return rigid(rotation, base[:3, 3] + xi[3:])
+
+    def intrinsics(self, clip: str, K: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
+        factor = self.log_focal[self._names.index(clip)].exp()
+        scale = torch.ones(3, 3)
+        return K * torch.stack([torch.stack([factor, scale[0, 1], scale[0, 2]]),
+                                torch.stack([scale[1, 0], factor, scale[1, 2]]), scale[2]])  # fmt: skip
+
+    @torch.no_grad()
+    def tracks(self, tracks: Mapping[str, ClipTrack]) -> dict[str, ClipTrack]:
+        out = {}
+        for name, track in tracks.items():
+            poses = torch.stack([self.pose(name, t) for t in range(len(track.K))])
+            K = torch.stack([self.intrinsics(name, k) for k in track.K])
+            out[name] = ClipTrack(poses, K, track.confidence)
+        return out
+
+
+class Model:
+    """Owns every trained tensor. Surfel tensors are replaced when surfels are born or die; Adam's moments follow them."""
+
+    def __init__(self, surfels: Mapping[str, Tensor], motion: BoneMotion, corrections: PoseCorrections | None, rates: Rates):
+        self.p = {name: surfels[name].detach().clone().requires_grad_(True) for name in SURFEL_PARAMETERS}
+        self.motion = motion
+        self.corrections = corrections
+        groups = [{"params": [self.p[name]], "base": getattr(rates, name), "name": name} for name in SURFEL_PARAMETERS]
+        groups.append({"params": [motion.code, *motion.net.parameters()], "base": rates.motion, "name": "motion"})
+        groups.append({"params": [motion.centers, motion.log_extents], "base": rates.bones, "name": "bones"})
+        if corrections is not None:
+            groups.append({"params": list(corrections.twists), "base": rates.poses, "name": "poses"})
+            groups.append({"params": [corrections.log_focal], "base": rates.focal, "name": "focal"})
+        self.optimizer = torch.optim.Adam(groups, lr=0.0, eps=1e-15, fused=True)
+
+    @staticmethod
+    def from_seeds(
+        seeds: Seeds, motion: BoneMotion, corrections: PoseCorrections | None, rates: Rates, opacity: float
+    ) -> Model:
+        count = len(seeds.points)
+        start = {
+            "means": seeds.points,
+            "quats": facing_quats(seeds.normals),
+            "log_scales": torch.full((count, 2), seed_log_scale(seeds.spacing)),
+            "opacity": torch.full((count,), float(torch.logit(torch.tensor(opacity)))),
+            "sh": sh_from_rgb(seeds.colors.clamp(0.02, 0.98)),
+        }
+        return Model(start, motion, corrections, rates)
+
+    def __len__(self) -> int:
+        return self.p["means"].shape[0]
+
+    def surfels(self) -> Surfels:
+        """The canonical surfels as they are now (with gradients)."""
+        return Surfels(**self.p, confidence=torch.ones(len(self)))
+
+    def set_rates(self, factor: Callable[[str], float]) -> None:
+        """Each group's rate = its start times factor(name)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base"] * factor(group["name"])
+
+    @torch.no_grad()
+    def reindex(self, index: Int[Tensor, "m"], edits: Mapping[str, Callable[[Tensor], Tensor]] | None = None) -> None:
+        """Surfels become `surfels[index]`, then edited by name; a child starts with its parent's moments."""
+        for group in self.optimizer.param_groups:
+            name = group["name"]
+            if name not in self.p:
+                continue
+            old = self.p[name]
+            state = self.optimizer.state.pop(old, None)
+            new = old.detach()[index].clone()
+            if edits and name in edits:
+                new = edits[name](new)
+            new.requires_grad_(True)
+            if state:
+                moments = {key: state[key][index].clone() for key in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[new] = {**state, **moments}
+            self.p[name] = new
+            group["params"][0] = new
+
+    def state(self) -> dict[str, object]:
+        """Everything a checkpoint needs; plain tensors and numbers, so that it loads with weights_only=True."""
+        return {
+            "surfels": {name: tensor.detach() for name, tensor in self.p.items()},
+            "motion": self.motion.state_dict(),
+            "corrections": self.corrections.state_dict() if self.corrections is not None else {},
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, dict[str, Tensor]]) -> None:
+        for group in self.optimizer.param_groups:
+            name = group["name"]
+            if name in self.p:
+                self.optimizer.state.pop(self.p[name], None)
+                self.p[name] = state["surfels"][name].clone().requires_grad_(True)
+                group["params"][0] = self.p[name]
+        self.motion.load_state_dict(state["motion"])
+        if self.corrections is not None:
+            self.corrections.load_state_dict(state["corrections"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,163 @@
+"""BoneMotion: the trainable motion. Gaussian bones, moved by a small network of time, skin the surfels (METHOD section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fourdgen import native
+from fourdgen.geometry.transforms import dual_quat, quat_exp, quat_multiply, quat_rotate
+from fourdgen.scene.motion import SampledBones, apply_blend, blend_dual_quats
+from fourdgen.scene.surfels import Surfels
+
+FINEST_PERIOD = 3.0  # frames: motion bandwidth follows the frame rate and does not fall with the clip's length
+CODE_SIZE = 16
+
+
+@dataclass(frozen=True)
+class ClipTime:
+    """When a clip's frames are, and whose motion they show: that of clip `code_of` (its own name unless synchronised) at
+    time rate * seconds + offset."""
+
+    seconds: Float[Tensor, "t"]
+    code_of: str
+    rate: float = 1.0
+    offset: float = 0.0
+
+
+class BoneMotion(nn.Module):
+    """b Gaussian bones at rest and their rigid motions over time, per clip.
+
+    A point's skinning weights are softmax_b(-|(x - center_b) / extent_b|^2). Bone b at a time is turned about its centre by
+    exp(w_b) and shifted by v_b, where (w, v) come from a two-layer perceptron of Fourier features of time and a learned
+    code per clip. Its last layer starts at zero, so that training starts at exactly "no motion" (Vidu4D section 3.2).
+    """
+
+    def __init__(
+        self,
+        centers: Float[Tensor, "b 3"],
+        extent: float,
+        clips: Mapping[str, ClipTime],
+        width: int = 128,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.centers = nn.Parameter(centers.clone())
+        self.log_extents = nn.Parameter(torch.full((len(centers), 3), math.log(extent)))
+        self.clips = dict(clips)
+        self._codes = sorted({clip.code_of for clip in clips.values()})
+        self._octaves = {name: octaves(len(clips[name].seconds)) for name in self._codes}
+        self._features = 1 + 2 * max(self._octaves.values())
+        self.code = nn.Parameter(0.1 * torch.randn(len(self._codes), CODE_SIZE, generator=generator))
+        self.net = nn.Sequential(
+            nn.Linear(self._features + CODE_SIZE, width), nn.ReLU(),
+            nn.Linear(width, width), nn.ReLU(),
+            nn.Linear(width, len(centers) * 6),
+        )  # fmt: skip
+        for layer in self.net:
+            if isinstance(layer, nn.Linear):  # torch's own start, drawn from our generator so that runs repeat exactly
+                bound = 1 / math.sqrt(layer.in_features)
+                for tensor in (layer.weight, layer.bias):
+                    tensor.data.copy_((torch.rand(tensor.shape, generator=generator) * 2 - 1) * bound)
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def twists(self, clip: str, seconds: Float[Tensor, "s"]) -> Float[Tensor, "s b 6"]:
+        """Rotation vectors (radians) and shifts (root units) of every bone at times of a clip."""
+        code_of = self.clips[clip].code_of
+        times = self.clips[code_of].seconds
+        first, last = float(times[0]), float(times[-1])
+        seconds = self.clips[clip].rate * seconds + self.clips[clip].offset
+        tau = 2 * (seconds - first) / max(last - first, 1e-6) - 1
+        count = self._octaves[code_of]
+        angles = tau[:, None] * (math.pi * 2.0 ** torch.arange(count))
+        features = torch.cat([tau[:, None], angles.sin(), angles.cos()], 1)
+        features = nn.functional.pad(features, (0, self._features - features.shape[1]))
+        code = self.code[self._codes.index(code_of)].expand(len(seconds), -1)
+        return self.net(torch.cat([features, code], 1)).reshape(len(seconds), -1, 6)
+
+    def dual_quats(self, clip: str, seconds: Float[Tensor, "s"]) -> Float[Tensor, "s b 8"]:
+        """Motion of every bone, root frame from canonical, as unit dual quaternions."""
+        return self.dual_quats_of(self.twists(clip, seconds))
+
+    def dual_quats_of(self, twists: Float[Tensor, "s b 6"]) -> Float[Tensor, "s b 8"]:
+        rotation = quat_exp(twists[..., :3])
+        translation = twists[..., 3:] + self.centers - quat_rotate(rotation, self.centers)
+        return dual_quat(rotation, translation)
+
+    def skin_logits(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "b n"]:
+        """Unnormalised log skinning weights, bone-major; one matrix product instead of a [b n 3] intermediate."""
+        inverse = (-2 * self.log_extents).exp()
+        quadratic = torch.cat([inverse, -2 * inverse * self.centers], 1) @ torch.cat([points * points, points], 1).T
+        return -(quadratic + (inverse * self.centers**2).sum(1, keepdim=True))
+
+    def warp(self, surfels: Surfels, clip: str, seconds: float) -> Surfels:
+        """Surfels at a time of a clip, in the root frame."""
+        bones = self.dual_quats(clip, torch.tensor([seconds]))[0]
+        logits = self.skin_logits(surfels.means)
+        if native.available():
+            means, quats, turned = native.skin(logits, bones, surfels.means, surfels.quats, turned=True)
+            return replace(surfels, means=means, quats=quats, turned=turned)
+        weights = torch.softmax(logits, 0).T
+        return apply_blend(surfels, blend_dual_quats(bones.expand(len(weights), -1, -1), weights))
+
+    @torch.no_grad()
+    def written(self, surfels: Surfels, per_frame: int = 2, bones_kept: int = 4) -> tuple[Surfels, SampledBones]:
+        """What a file holds: the heaviest bones of every surfel, and bone poses sampled `per_frame` times a frame."""
+        weights = torch.softmax(self.skin_logits(surfels.means), 0).T
+        top, ids = weights.topk(min(bones_kept, weights.shape[1]), dim=1)
+        if top.shape[1] < bones_kept:
+            missing = bones_kept - top.shape[1]
+            top, ids = nn.functional.pad(top, (0, missing)), nn.functional.pad(ids, (0, missing))
+        seconds, samples = {}, {}
+        for name, clip in self.clips.items():
+            times = denser(clip.seconds, per_frame)
+            seconds[name] = times
+            samples[name] = continuous_signs(self.dual_quats(name, times))
+        written = replace(surfels, bone_ids=ids.int(), bone_weights=top / top.sum(1, keepdim=True), turned=None)
+        return written, SampledBones(seconds, samples, self.centers.detach().clone())
+
+
+def octaves(frames: int) -> int:
+    """Fourier octaves of a clip: the finest period is about three frames."""
+    return max(1, round(math.log2(max(frames / FINEST_PERIOD, 1))) + 1)
+
+
+def denser(seconds: Float[Tensor, "t"], per_frame: int) -> Float[Tensor, "s"]:
+    """Times with per_frame - 1 further ones evenly between each two."""
+    if len(seconds) == 1:
+        return seconds
+    share = torch.arange(per_frame) / per_frame
+    inner = seconds[:-1, None] + (seconds[1:] - seconds[:-1])[:, None] * share
+    return torch.cat([inner.reshape(-1), seconds[-1:]])
+
+
+def continuous_signs(dual_quats: Float[Tensor, "s b 8"]) -> Float[Tensor, "s b 8"]:
+    """The same motions with each sign chosen after the sample before, so that blending never turns the long way."""
+    agreement = (dual_quats[1:, :, :4] * dual_quats[:-1, :, :4]).sum(-1)
+    sign = torch.cumprod(torch.where(agreement < 0, -1.0, 1.0), 0)
+    return torch.cat([dual_quats[:1], dual_quats[1:] * sign[..., None]])
+
+
+def rigidity(
+    motion: BoneMotion, bones: Float[Tensor, "s b 8"], neighbours: int = 4
+) -> Float[Tensor, "s b k"]:
+    """As-rigid-as-possible residual between neighbouring bones: squared distance (root units) between where two
+    neighbours carry the point halfway between them (METHOD section 12)."""
+    centers = motion.centers.detach()
+    count = min(neighbours, len(centers) - 1)
+    distance = torch.cdist(centers, centers) + torch.eye(len(centers)) * 1e3
+    near = distance.topk(count, largest=False)[1]
+    middle = 0.5 * (centers[:, None] + centers[near])
+    rotation, dual = bones[..., :4], bones[..., 4:]
+    shift = 2 * quat_multiply(dual, rotation * rotation.new_tensor([1.0, -1.0, -1.0, -1.0]))[..., 1:]
+    own = quat_rotate(rotation[:, :, None].expand(-1, -1, count, -1), middle) + shift[:, :, None]
+    other = quat_rotate(rotation[:, near], middle) + shift[:, near]
+    return ((own - other) ** 2).sum(-1)

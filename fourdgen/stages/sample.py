@@ -1,0 +1,97 @@
+"""Stage sample: which frames train and how often (pose-guided frame sampling, METHOD section 10)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from fourdgen.data.capture import Capture, stack
+from fourdgen.data.records import FrameSet, RootTrack
+from fourdgen.fit import sampler
+from fourdgen.report import FourdgenError
+from fourdgen.workspace import Context, Stage
+
+MODES = ("pose", "clip_balanced", "uniform")
+BINS_AROUND, BINS_UP = 24, 8
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Settings of stage sample."""
+
+    mode: str = "pose"  # how often frames are drawn: pose (even viewing directions), clip_balanced or uniform
+
+
+def check(job: object, config: SampleConfig) -> None:
+    if config.mode not in MODES:
+        raise FourdgenError(f"sample.mode: '{config.mode}' is not a way to draw frames", f"choose one of {', '.join(MODES)}")
+
+
+def run(ctx: Context, config: SampleConfig, capture: Capture, track: RootTrack) -> FrameSet:
+    names = tuple(track.clips)
+    clip, index, seconds, poses = [], [], [], []
+    for number, name in enumerate(names):
+        mask = stack(capture, name)[1]
+        seen = (mask > 127).flatten(1).any(1).nonzero()[:, 0]
+        clip.append(torch.full((len(seen),), number))
+        index.append(seen)
+        seconds.append(capture.clip(name).seconds[seen].float())
+        poses.append(track.clips[name].cam_from_root[seen])
+    clips = torch.cat(clip)
+    directions = sampler.view_directions(torch.cat(poses))
+    if config.mode == "pose":
+        probability = sampler.pose_guided(directions)
+    elif config.mode == "clip_balanced":
+        probability = sampler.clip_balanced(clips)
+    else:
+        probability = sampler.uniform(len(clips))
+    azimuth = torch.atan2(directions[:, 0], -directions[:, 2])
+    across = ((azimuth / (2 * math.pi) + 0.5) * BINS_AROUND).long().clamp(0, BINS_AROUND - 1)
+    up = ((1 - directions[:, 1]) / 2 * BINS_UP).long().clamp(0, BINS_UP - 1)
+    frames = FrameSet(names, clips, torch.cat(index), torch.cat(seconds), probability, up * BINS_AROUND + across)
+    _draw_check(frames, directions, ctx.folder / "check.png")
+    ctx.report.emit("note", text=f"{len(clips)} frames of {len(names)} clip(s) train")
+    return frames
+
+
+def _draw_check(frames: FrameSet, directions: torch.Tensor, path: Path) -> None:
+    """Viewing directions as a map, azimuth across and elevation up; a larger dot is drawn more often."""
+    width, height = 720, 360
+    picture = np.full((height, width, 3), 255, np.uint8)
+    for line in range(0, width, width // 12):
+        cv2.line(picture, (line, 0), (line, height), (225, 225, 225), 1)
+    cv2.line(picture, (0, height // 2), (width, height // 2), (200, 200, 200), 1)
+    colors = [(180, 90, 30), (40, 120, 230), (60, 160, 60), (160, 60, 160)]
+    azimuth = torch.atan2(directions[:, 0], -directions[:, 2])
+    elevation = torch.asin((-directions[:, 1]).clamp(-1, 1))
+    share = frames.probability / frames.probability.mean()
+    for number, (a, e, s) in enumerate(zip(azimuth.tolist(), elevation.tolist(), share.tolist(), strict=True)):
+        place = (int((a / (2 * math.pi) + 0.5) * width), int((0.5 - e / math.pi) * height))
+        color = colors[int(frames.clip[number]) % len(colors)]
+        cv2.circle(picture, place, max(2, round(4 * math.sqrt(s))), color, -1, cv2.LINE_AA)
+    cv2.imwrite(str(path), picture)
+
+
+def save(frames: FrameSet, folder: Path) -> None:
+    tensors = {name: getattr(frames, name).contiguous() for name in ("clip", "index", "seconds", "probability", "view_bin")}
+    save_file(tensors, folder / "frames.safetensors", metadata={str(i): name for i, name in enumerate(frames.names)})
+
+
+def load(folder: Path) -> FrameSet:
+    from safetensors import safe_open
+
+    path = folder / "frames.safetensors"
+    with safe_open(path, "pt") as file:
+        names = file.metadata()
+    return FrameSet(tuple(names[str(i)] for i in range(len(names))), **load_file(path))
+
+
+STAGE = Stage(
+    name="sample", needs=("ingest", "root_pose"), config=SampleConfig, version=1, run=run, save=save, load=load, check=check
+)

@@ -1,0 +1,159 @@
+"""Stage train: canonical surfels, their motion and refined root poses. Its artifact is a complete scene.ply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from fourdgen import native
+from fourdgen.data.capture import Capture
+from fourdgen.data.records import Alignment, ClipTrack, FrameSet, RootTrack
+from fourdgen.fit import loop
+from fourdgen.fit.loop import TrainConfig
+from fourdgen.fit.model import Model
+from fourdgen.fit.views import View, Views
+from fourdgen.geometry.camera import Cameras
+from fourdgen.render import Rasterizer, draw, pick
+from fourdgen.report import FourdgenError
+from fourdgen.scene import files
+from fourdgen.scene.bones import ClipTime
+from fourdgen.scene.scene4d import Scene4D, SceneClip
+from fourdgen.workspace import Context, Job, Stage
+
+SCENE = "scene.ply"
+CHECK_FRAMES = 8
+
+
+def check(job: Job, config: TrainConfig) -> None:
+    ladders = {len(config.steps), len(config.levels), len(config.progress), len(config.growth)}
+    if len(ladders) != 1:
+        raise FourdgenError("train.steps, train.levels, train.progress and train.growth differ in length", "one entry a level")
+    if config.bones < 1:
+        raise FourdgenError(f"train.bones: {config.bones} bones cannot move anything", "use 1 or more")
+
+
+def run(
+    ctx: Context, config: TrainConfig, capture: Capture, alignment: Alignment, track: RootTrack, frames: FrameSet
+) -> Scene4D:
+    rasterizer = pick("auto", ctx.device)
+    ctx.report.emit("note", text=f"renderer: {rasterizer.name}")
+    times = _clip_times(capture, alignment)
+
+    def as_scene(model: Model) -> Scene4D:
+        return written_scene(model, capture, alignment, track, str(ctx.job.run_folder))
+
+    def publish(model: Model) -> None:
+        files.write(ctx.job.output, as_scene(model))
+
+    model = loop.train(
+        capture, track.clips, frames, times, config,
+        refine_poses=not track.given, rasterizer=rasterizer, seed=ctx.seed,
+        checkpoint=ctx.folder / "checkpoint.pt", publish=publish, report=ctx.report,
+    )  # fmt: skip
+    scene = as_scene(model)
+    views = Views(capture, track.clips, config.levels[-1])
+    _report_quality(ctx, model, scene, views, frames, rasterizer)
+    _draw_check(scene, views, frames, rasterizer, ctx.folder / "check.png")
+    (ctx.folder / "checkpoint.pt").unlink(missing_ok=True)
+    return scene
+
+
+def _clip_times(capture: Capture, alignment: Alignment) -> dict[str, ClipTime]:
+    times = {}
+    for name, aligned in alignment.clips.items():
+        seconds = capture.clip(name).seconds.float()
+        if aligned.synchronised_with is None:
+            times[name] = ClipTime(seconds, name)
+        else:
+            times[name] = ClipTime(seconds, aligned.synchronised_with, aligned.time_rate, aligned.time_offset)
+    return times
+
+
+def written_scene(model: Model, capture: Capture, alignment: Alignment, track: RootTrack, run_folder: str) -> Scene4D:
+    """The model as a file holds it: four bones a surfel, sampled bone poses, refined cameras."""
+    surfels, motion = model.motion.written(model.surfels())
+    refined: Mapping[str, ClipTrack] = track.clips
+    if model.corrections is not None:
+        refined = model.corrections.tracks(track.clips)
+    clips = {}
+    for name, poses in refined.items():
+        clip, aligned = capture.clip(name), alignment.clips[name]
+        cameras = Cameras(poses.cam_from_root, poses.K, clip.size)
+        clips[name] = SceneClip(name, clip.seconds.float(), clip.frame_ids, cameras, aligned.gain, aligned.bias)
+    poses_note = "given" if track.given else ("confident" if track.certain else f"uncertain: {track.reason}")
+    return Scene4D(
+        surfels=surfels.detach(), motion=motion, clips=clips, reference=alignment.reference,
+        world_from_input=track.world_from_input, run_folder=run_folder, notes={"poses": poses_note},
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _report_quality(
+    ctx: Context, model: Model, scene: Scene4D, views: Views, frames: FrameSet, rasterizer: Rasterizer
+) -> None:
+    """PSNR on the training frames, and what the cut to four bones and sampled poses costs."""
+    full, cut = [], []
+    surfels = model.surfels()
+    for row in range(0, len(frames.index), max(1, len(frames.index) // 24)):
+        clip, index, seconds = frames.names[int(frames.clip[row])], int(frames.index[row]), float(frames.seconds[row])
+        view = views.view(clip, index)
+        cameras = _window_cameras(scene, clip, index, view, views)
+        for errors, state in ((full, model.motion.warp(surfels, clip, seconds)), (cut, scene.at(clip, seconds))):
+            out = draw(state, cameras, background=torch.ones(3), rasterizer=rasterizer)
+            errors.append(float(((out.rgb[0].permute(2, 0, 1).clamp(0, 1) - view.target(torch.ones(3))) ** 2).mean()))
+    psnr = [-10 * float(torch.tensor(errors).clamp_min(1e-9).log10().mean()) for errors in (full, cut)]
+    ctx.report.emit(
+        "note", text=f"training frames {psnr[1]:.1f} dB in their windows ({len(scene.surfels)} surfels)", psnr=psnr[1],
+        cost_of_writing_db=psnr[0] - psnr[1],
+    )  # fmt: skip
+    if psnr[0] - psnr[1] > 0.1:
+        ctx.report.warn(f"writing four bones a surfel costs {psnr[0] - psnr[1]:.2f} dB")
+
+
+def _window_cameras(scene: Scene4D, clip: str, index: int, view: View, views: Views) -> Cameras:
+    """The refined camera of a frame, moved into the window that the view shows."""
+    refined, window = scene.clips[clip].cameras[index], views.windows[clip]
+    K = refined.K[0].clone()
+    K[:2, 2] -= window.corner[index].float()
+    K[:2] *= view.size[0] / window.side
+    return Cameras(refined.cam_from_world, K[None], view.size)
+
+
+@torch.no_grad()
+def _draw_check(scene: Scene4D, views: Views, frames: FrameSet, rasterizer: Rasterizer, path: Path) -> None:
+    """Filmed above rendered above normals, for frames spread over all clips."""
+    columns = []
+    rows = torch.linspace(0, len(frames.index) - 1, min(CHECK_FRAMES, len(frames.index))).long().tolist()
+    for row in rows:
+        clip, index, seconds = frames.names[int(frames.clip[row])], int(frames.index[row]), float(frames.seconds[row])
+        view = views.view(clip, index)
+        out = draw(
+            scene.at(clip, seconds), _window_cameras(scene, clip, index, view, views), background=torch.ones(3), rasterizer=rasterizer
+        )
+        normal = (out.normal[0] * 0.5 + 0.5 * out.alpha[0][..., None]) + (1 - out.alpha[0][..., None])
+        pictures = [view.target(torch.ones(3)).permute(1, 2, 0), out.rgb[0], normal]
+        column = np.concatenate([(p.clamp(0, 1) * 255).byte().numpy() for p in pictures])
+        columns.append(cv2.resize(column, (160, 480), interpolation=cv2.INTER_AREA))
+    cv2.imwrite(str(path), np.concatenate(columns, 1)[..., ::-1])
+
+
+def save(scene: Scene4D, folder: Path) -> None:
+    files.write(folder / SCENE, scene)
+
+
+def load(folder: Path) -> Scene4D:
+    return files.read(folder / SCENE)
+
+
+def facts(job: Job, config: TrainConfig, device: str) -> tuple[str, ...]:
+    return (f"native kernel {'present' if native.available() else 'absent'}",)
+
+
+STAGE = Stage(
+    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=1,
+    run=run, save=save, load=load, check=check, facts=facts,
+)  # fmt: skip
