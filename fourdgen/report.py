@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol
 
 
 class FourdgenError(Exception):
@@ -14,11 +20,22 @@ class FourdgenError(Exception):
         self.hint = hint
 
 
+def all_at_once(errors: Sequence[FourdgenError]) -> FourdgenError:
+    """One error that says everything `errors` (at least one) say, so that nobody repairs a command five times."""
+    if len(errors) == 1:
+        return errors[0]
+    lines = [f"{len(errors)} things are wrong:"]
+    for error in errors:
+        lines.append(f"  - {error.message}" + (f" ({error.hint})" if error.hint else ""))
+    return FourdgenError("\n".join(lines))
+
+
 class Reporter(Protocol):
     """Where a stage sends what happens.
 
-    Events in use: "stage" (name), "step" (stage, step, total, loss, psnr, surfels), "note" (text).
-    Any further fields go to log.jsonl unchanged, so they must be plain numbers, strings, lists or dicts.
+    Events in use: "plan" (rows), "stage" (stage, state: started, done or skipped, seconds), "step" (stage, step, total,
+    loss, psnr, surfels), "note" (text). Any further fields go to log.jsonl unchanged, so they must be plain numbers,
+    strings, lists or dicts.
     """
 
     def emit(self, event: str, **fields: Any) -> None: ...
@@ -34,3 +51,274 @@ class Silent:
 
     def warn(self, message: str) -> None:
         pass
+
+
+class EventLog:
+    """Appends every event to a file of JSON lines and hands it on to another reporter.
+
+    Each line is written at once: what a killed run had to say must be there.
+    """
+
+    def __init__(self, path: Path, onward: Reporter) -> None:
+        self.onward = onward
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        self._file.write(json_line(event, fields) + "\n")
+        self.onward.emit(event, **fields)
+
+    def warn(self, message: str) -> None:
+        self._file.write(json_line("warning", {"text": message}) + "\n")
+        self.onward.warn(message)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def json_line(event: str, fields: Mapping[str, Any]) -> str:
+    return json.dumps({"time": round(time.time(), 3), "event": event, **fields}, default=_plain, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    """JSON for what stages like to emit: paths, and the scalars and arrays of numpy and torch."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"an event field of type {type(value).__name__} cannot be logged")
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Memory, time and numbers, as people read them.
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, or since `reset_peak_memory`, in MB."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass  # Not Linux: the portable figure below knows no reset.
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def reset_peak_memory() -> None:
+    """Starts the peak anew where the system allows it (Linux), so that each stage gets a figure of its own."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # The figure is then the peak of the whole process, which is still an upper bound.
+
+
+def duration(seconds: float) -> str:
+    """`4.2 s`, `3 min 05 s`, `2 h 07 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def memory(mb: float) -> str:
+    return f"{mb / 1024:.1f} GB" if mb >= 1024 else f"{mb:.0f} MB"
+
+
+def count(number: float) -> str:
+    """`950`, `12.3k`, `1.2M`."""
+    if number < 1000:
+        return f"{number:.0f}"
+    return f"{number / 1000:.1f}k" if number < 1e6 else f"{number / 1e6:.1f}M"
+
+
+def figures(fields: Mapping[str, Any]) -> str:
+    """The figures of a "step" event in reading order: `loss 0.0412  PSNR 27.31  surfels 4.8k`."""
+    parts = []
+    if fields.get("loss") is not None:
+        parts.append(f"loss {float(fields['loss']):.4f}")
+    if fields.get("psnr") is not None:
+        parts.append(f"PSNR {float(fields['psnr']):.2f}")
+    if fields.get("surfels") is not None:
+        parts.append(f"surfels {count(float(fields['surfels']))}")
+    return "  ".join(parts)
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """Left-aligned columns, two blanks apart."""
+    lines = [tuple(head), *map(tuple, rows)] if head else list(map(tuple, rows))
+    widths = [max(len(line[i]) for line in lines if i < len(line)) for i in range(max(map(len, lines), default=0))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# The console.
+
+
+class ConsoleReporter:
+    """Prints events: a live display on a terminal, plain lines elsewhere, or one JSON object a line.
+
+    Progress goes to stderr and results go to stdout, so that `fourdgen info scene.ply > file` holds the answer only.
+    With `json` everything goes to stdout as JSON lines.
+    """
+
+    def __init__(self, json: bool = False, stream: IO[str] | None = None, interval: float = 5.0) -> None:
+        self._json = json
+        self._stream = stream or (sys.stdout if json else sys.stderr)
+        self._interval = interval  # seconds between two plain lines of one stage
+        self._begun = time.monotonic()
+        self._peak_mb = 0.0
+        self._pace: dict[str, tuple[float, int]] = {}  # stage -> (when its first step came, which step that was)
+        self._last_line: dict[str, float] = {}
+        self._live = None if json or not _is_terminal(self._stream) else _Live(self._stream)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        self._peak_mb = max(self._peak_mb, peak_memory_mb(), float(fields.get("peak_mb") or 0.0))
+        if self._json:
+            self._print(json_line(event, fields))
+        elif event == "step":
+            self._step(fields)
+        elif event == "stage":
+            self._stage(fields)
+        elif event == "note":
+            self._print(str(fields["text"]))
+        elif event == "plan":
+            self._print(str(fields["text"]))
+
+    def warn(self, message: str) -> None:
+        if self._json:
+            self._print(json_line("warning", {"text": message}))
+        else:
+            self._print(f"warning: {message}")
+
+    def error(self, message: str, hint: str = "") -> None:
+        if self._json:
+            self._print(json_line("error", {"text": message, "hint": hint}))
+        else:
+            self._print(f"error: {message}" + (f"\n  {hint}" if hint else ""))
+
+    def result(self, text: str, data: Mapping[str, Any] | None = None) -> None:
+        """An answer that was asked for. With `json`, `data` (or the text where there is none) as one JSON object."""
+        if self._live:
+            self._live.stop()
+        if self._json:
+            print(json.dumps(data if data is not None else {"text": text}, default=_plain), flush=True)
+        else:
+            print(text, flush=True)
+
+    def close(self, outcome: str, where: Mapping[str, Path | str] | None = None) -> None:
+        """The last line of every run: `outcome` (done, failed, interrupted), time, peak memory, where things are."""
+        if self._live:
+            self._live.stop()
+        seconds = time.monotonic() - self._begun
+        peak = max(self._peak_mb, peak_memory_mb())
+        places = dict(where or {})
+        if self._json:
+            self._print(
+                json_line("end", {"outcome": outcome, "seconds": round(seconds, 2), "peak_mb": round(peak), **places})
+            )
+            return
+        parts = [f"{outcome} in {duration(seconds)}", f"peak memory {memory(peak)}"]
+        parts += [f"{name} {place}" for name, place in places.items()]
+        self._print(" | ".join(parts))
+
+    def _stage(self, fields: Mapping[str, Any]) -> None:
+        stage, state = str(fields["stage"]), str(fields.get("state", "started"))
+        seconds = fields.get("seconds")
+        if self._live and state == "started":
+            self._live.begin(stage)
+            return
+        if self._live:
+            self._live.end(stage)
+        if state == "done":
+            extra = f", peak {memory(float(fields['peak_mb']))}" if fields.get("peak_mb") else ""
+            self._print(f"{stage}: done in {duration(float(seconds or 0.0))}{extra}")
+        elif state == "skipped":
+            self._print(f"{stage}: already done" + (f" ({duration(float(seconds))})" if seconds is not None else ""))
+        else:
+            self._print(f"{stage}: {state}")
+
+    def _step(self, fields: Mapping[str, Any]) -> None:
+        stage, step, total = str(fields["stage"]), int(fields["step"]), int(fields.get("total") or 0)
+        now = time.monotonic()
+        first = self._pace.setdefault(stage, (now, step))
+        left = None
+        if total and step > first[1]:
+            left = (now - first[0]) / (step - first[1]) * (total - step)
+        said = figures(fields)
+        if self._live:
+            self._live.step(stage, step, total, said, left, self._peak_mb)
+            return
+        if step < total and now - self._last_line.get(stage, -1e9) < self._interval:
+            return
+        self._last_line[stage] = now
+        parts = [f"{stage}: step {step}" + (f" of {total}" if total else "")]
+        parts += [said] if said else []
+        parts += [f"{duration(left)} left"] if left is not None and step < total else []
+        parts += [f"peak {memory(self._peak_mb)}"]
+        self._print("  ".join(parts))
+
+    def _print(self, text: str) -> None:
+        if self._live:
+            self._live.say(text)
+        else:
+            print(text, file=self._stream, flush=True)
+
+
+def _is_terminal(stream: IO[str]) -> bool:
+    return stream.isatty() and os.environ.get("TERM", "") != "dumb"
+
+
+class _Live:
+    """The live display: one bar for the stage that runs, finished lines scroll by above it."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[where]}", markup=False),
+            TextColumn("{task.fields[said]}", markup=False),
+            TimeElapsedColumn(),
+            console=self._console,
+            refresh_per_second=4,
+            transient=True,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._running = False
+
+    def begin(self, stage: str) -> None:
+        if not self._running:
+            self._progress.start()
+            self._running = True
+        self._tasks[stage] = self._progress.add_task(stage, total=None, where="", said="")
+
+    def step(self, stage: str, step: int, total: int, said: str, left: float | None, peak_mb: float) -> None:
+        if stage not in self._tasks:
+            self.begin(stage)
+        parts = ([said] if said else []) + ([f"{duration(left)} left"] if left is not None else [])
+        parts.append(f"peak {memory(peak_mb)}")
+        where = f"{step}/{total}" if total else str(step)
+        self._progress.update(
+            self._tasks[stage], completed=step, total=total or None, where=where, said="  ".join(parts)
+        )
+
+    def end(self, stage: str) -> None:
+        task = self._tasks.pop(stage, None)
+        if task is not None:
+            self._progress.remove_task(task)
+
+    def say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+    def stop(self) -> None:
+        if self._running:
+            self._progress.stop()
+            self._running = False
