@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -108,10 +109,9 @@ def peak_memory_mb() -> float:
 
 def reset_peak_memory() -> None:
     """Starts the peak anew where the system allows it (Linux), so that each stage gets a figure of its own."""
-    try:
+    # Elsewhere the figure is the peak of the whole process, which is still an upper bound.
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # The figure is then the peak of the whole process, which is still an upper bound.
 
 
 def duration(seconds: float) -> str:
@@ -176,16 +176,15 @@ class ConsoleReporter:
         self._live = None if json or not _is_terminal(self._stream) else _Live(self._stream)
 
     def emit(self, event: str, **fields: Any) -> None:
-        self._peak_mb = max(self._peak_mb, peak_memory_mb(), float(fields.get("peak_mb") or 0.0))
+        if event != "step":
+            self._peak_mb = max(self._peak_mb, peak_memory_mb(), float(fields.get("peak_mb") or 0.0))
         if self._json:
             self._print(json_line(event, fields))
         elif event == "step":
             self._step(fields)
         elif event == "stage":
             self._stage(fields)
-        elif event == "note":
-            self._print(str(fields["text"]))
-        elif event == "plan":
+        elif event in ("note", "plan"):
             self._print(str(fields["text"]))
 
     def warn(self, message: str) -> None:
@@ -248,13 +247,15 @@ class ConsoleReporter:
         left = None
         if total and step > first[1]:
             left = (now - first[0]) / (step - first[1]) * (total - step)
+        interval = 0.2 if self._live else self._interval  # Training takes thousands of steps: most need no line.
+        if step < total and now - self._last_line.get(stage, -1e9) < interval:
+            return
+        self._last_line[stage] = now
+        self._peak_mb = max(self._peak_mb, peak_memory_mb())
         said = figures(fields)
         if self._live:
             self._live.step(stage, step, total, said, left, self._peak_mb)
             return
-        if step < total and now - self._last_line.get(stage, -1e9) < self._interval:
-            return
-        self._last_line[stage] = now
         parts = [f"{stage}: step {step}" + (f" of {total}" if total else "")]
         parts += [said] if said else []
         parts += [f"{duration(left)} left"] if left is not None and step < total else []
