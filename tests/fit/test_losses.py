@@ -1,0 +1,69 @@
+"""Geometric losses on surfaces where the right answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fourdgen.fit import losses
+from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
+
+
+def camera(size: tuple[int, int] = (64, 48), azimuth: float = 40.0) -> Cameras:
+    eye = orbit_eyes(torch.tensor([azimuth]), 20.0, 3.0)
+    return Cameras(look_at(eye), intrinsics(45.0, size)[None], size)
+
+
+def sphere_depth(cameras: Cameras, radius: float = 0.8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Exact depth, coverage and outward normals (world) of a sphere at the origin."""
+    width, height = cameras.size
+    K, pose = cameras.K[0], cameras.cam_from_world[0]
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    ray = torch.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], torch.ones_like(x)], -1)
+    center = pose[:3, 3]
+    a, b, c = (ray * ray).sum(-1), (ray @ center), center @ center - radius**2
+    inside = b * b - a * c
+    hit = inside > 0
+    z = (b - inside.clamp_min(0).sqrt()) / a
+    point = ray * z[..., None]
+    normal = ((point - center) / radius) @ pose[:3, :3]
+    return torch.where(hit, z, torch.zeros(())), hit.float(), normal
+
+
+def test_depth_normals_of_a_sphere_are_its_normals() -> None:
+    cameras = camera((200, 160))
+    depth, alpha, normal = sphere_depth(cameras)
+    found = losses.depth_normals(depth, alpha, cameras)
+    inner = torch.nn.functional.max_pool2d(1 - alpha[None], 9, 1, 4)[0][1:-1, 1:-1] == 0
+    error = torch.rad2deg(torch.acos((found * normal[1:-1, 1:-1]).sum(-1).clamp(-1, 1)))[inner]
+    assert int(inner.sum()) > 3000 and float(error.mean()) < 1.0
+
+
+def test_consistency_is_zero_on_the_truth_and_large_on_a_flat_lie() -> None:
+    cameras = camera((200, 160))
+    depth, alpha, normal = sphere_depth(cameras)
+    inner = torch.nn.functional.max_pool2d(1 - alpha[None], 9, 1, 4)[0][1:-1, 1:-1] == 0
+    towards = -cameras.cam_from_world[0, 2, :3].expand_as(normal)
+    right = losses.normal_consistency(depth, alpha, normal, cameras)[inner].mean()
+    wrong = losses.normal_consistency(depth, alpha, towards, cameras)[inner].mean()
+    assert float(right) < 2e-3 and float(wrong) > 0.1
+
+
+def test_uncovered_pixels_do_not_count() -> None:
+    cameras = camera()
+    depth, alpha, normal = sphere_depth(cameras)
+    loss = losses.normal_consistency(depth, 0.4 * alpha, 0 * normal, cameras)
+    assert float(loss.abs().max()) == 0
+
+
+def test_constant_speed_has_no_acceleration() -> None:
+    line = torch.arange(10)[:, None] * torch.tensor([0.1, -0.2, 0.3])
+    assert float(losses.second_differences(line).max()) < 1e-10
+    assert float(losses.second_differences(line**2).max()) > 1e-4
+
+
+@pytest.mark.parametrize(("aspect", "counts"), [(1.0, False), (5.9, False), (12.0, True)])
+def test_only_needles_are_punished(aspect: float, counts: bool) -> None:
+    logs = torch.tensor([[0.0, 0.0]]) + torch.tensor([[aspect, 1.0]]).log()
+    for order in ([0, 1], [1, 0]):
+        assert (float(losses.needle(logs[:, order], 6.0)) > 0) == counts
