@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fourdgen.report import Reporter
+from fourdgen.report import FourdgenError, Reporter
 
 
 @dataclass(frozen=True)
@@ -69,3 +81,280 @@ class Stage:
     files: Callable[[Job], tuple[Path, ...]] = no_files
     facts: Callable[[Job, Any, str], tuple[str, ...]] = no_facts
     check: Callable[[Job, Any], None] | None = None
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Keys: what a stage's result depends on, as one hash.
+
+
+def hash_path(path: Path) -> str:
+    """SHA-256 of a file's content, or of the names and contents of everything in a folder."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for item in sorted(path.rglob("*")):
+            if item.is_file():
+                digest.update(item.relative_to(path).as_posix().encode() + b"\0" + hash_path(item).encode())
+        return digest.hexdigest()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def input_names(paths: Sequence[Path]) -> list[str]:
+    """What of each path's name counts: clips are called after their files, and after folders where these clash."""
+    clash = len({path.stem for path in paths}) < len(paths)
+    return [f"{path.parent.name}/{path.name}" if clash else path.name for path in paths]
+
+
+def stage_key(stage: Stage, config: Any, job: Job, device: str, seed: int, needed: Sequence[str]) -> str:
+    """The key of a stage: settings, version, seed, device kind, facts, contents of its files, keys of what it needs."""
+    files = stage.files(job)
+    parts = {
+        "stage": stage.name,
+        "version": stage.version,
+        "settings": settings_of(config),
+        "device": device,
+        "seed": seed,
+        "facts": list(stage.facts(job, config, device)),
+        "files": [[name, hash_path(path)] for name, path in zip(input_names(files), files)],
+        "needs": list(needed),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values."""
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+# --------------------------------------------------------------------------------------------------------------
+# A stage's folder. `NN-name.part` while it works, `NN-name` once it is finished: a finished-looking folder is finished.
+
+SEAL = "stage.json"  # written last
+WORK = "work.json"  # written first: whose checkpoints lie here
+
+
+def part_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".part")
+
+
+def _old_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".old")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none that can be read, which means the same to every caller."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The file is either the old one or the whole new one, whenever the process dies."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def state_of(folder: Path, key: str) -> str:
+    """done: can be skipped. part: unfinished work with this key lies there. stale: made with another key. new."""
+    if read_json(folder / SEAL).get("key") == key or read_json(part_of(folder) / SEAL).get("key") == key:
+        return "done"
+    if read_json(part_of(folder) / WORK).get("key") == key:
+        return "part"
+    return "stale" if folder.exists() else "new"
+
+
+def remove(folder: Path) -> None:
+    """Removes a stage's folder; its seal goes first, so that what a kill leaves behind cannot look finished."""
+    for name in (SEAL, WORK):
+        (folder / name).unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def finish(folder: Path, key: str) -> bool:
+    """Moves sealed work to its final name, also when an earlier process died just before. Returns: is it done?"""
+    part, old = part_of(folder), _old_of(folder)
+    if read_json(part / SEAL).get("key") == key:
+        if folder.exists():
+            remove(old)
+            folder.rename(old)
+        part.rename(folder)
+    remove(old)
+    return read_json(folder / SEAL).get("key") == key
+
+
+def open_part(folder: Path, key: str) -> tuple[Path, float]:
+    """The working folder for `key`: kept with its checkpoints if it was begun with the same key, else emptied.
+
+    Returns the folder and the seconds that earlier, interrupted attempts have spent in it.
+    """
+    part = part_of(folder)
+    work = read_json(part / WORK)
+    spent = 0.0
+    if work.get("key") == key:
+        # A killed process cannot say when it stopped; the last thing that it wrote says so well enough.
+        last = max((item.stat().st_mtime for item in part.rglob("*")), default=0.0)
+        spent = float(work["spent"]) + max(0.0, last - float(work["begun"]))
+    else:
+        remove(part)
+        part.mkdir(parents=True)
+    _write_json(part / WORK, {"key": key, "begun": time.time(), "spent": spent})
+    return part, spent
+
+
+def seal(folder: Path, key: str, record: Mapping[str, Any]) -> None:
+    """Says that everything in the working folder is complete, then gives it its final name."""
+    part = part_of(folder)
+    _write_json(part / SEAL, {"key": key, **record})
+    (part / WORK).unlink()
+    finish(folder, key)
+
+
+def versions() -> dict[str, str]:
+    """Of whatever a result may depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("fourdgen", "torch", "numpy", "opencv-python-headless"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------
+# The run folder.
+
+_OURS = re.compile(r"\d\d-[a-z_]+(-\d+)?(\.part|\.old)?")
+RUN, LOG, CRASH, LOCK = "run.toml", "log.jsonl", "crash.log", "lock"
+
+
+def stage_folders(run_folder: Path) -> list[Path]:
+    """Finished and unfinished stages, in order."""
+    if not run_folder.is_dir():
+        return []
+    return sorted(path for path in run_folder.iterdir() if path.is_dir() and _OURS.fullmatch(path.name))
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raises FourdgenError when `folder` holds something else than a run: nothing of it may be touched then."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RUN).is_file() and not stage_folders(folder):
+        if {path.name for path in folder.iterdir()} <= {LOG, CRASH, LOCK}:
+            return
+        raise FourdgenError(f"{folder}: not a run folder of fourdgen", "choose another with --run, or an empty one")
+
+
+def clear_run(folder: Path) -> None:
+    """Forgets a run, and leaves alone whatever else lies in its folder."""
+    for stage in stage_folders(folder):
+        remove(stage)
+    for name in (RUN, LOG, CRASH):
+        (folder / name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(run_folder: Path) -> Iterator[None]:
+    """Keeps a second process out of the run folder. The system frees the lock when the process dies."""
+    with (run_folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip() or "unknown"
+            raise FourdgenError(
+                f"another fourdgen (process {who}) is working in {run_folder}",
+                "wait for it, stop it, or choose another folder with --run",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def check_writable(folder: Path) -> None:
+    """Raises FourdgenError when nothing can be written in `folder`, or where it would be made; makes nothing."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+    except OSError as error:
+        raise disk_error(error, [folder]) or _denied(error, folder) from error
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def disk_error(error: BaseException, folders: Sequence[Path]) -> FourdgenError | None:
+    """The sentence for a full disk or a write that was refused below `folders`, if that is what `error` is.
+
+    Libraries wrap the system's error in types of their own, so the wording and the free space are looked at as well.
+    """
+    code = error.errno if isinstance(error, OSError) else None
+    where = _folder_of(error, folders)
+    if code in _FULL or os.strerror(errno.ENOSPC) in str(error) or min(map(_free_bytes, folders)) < 1 << 16:
+        place = where or min(folders, key=_free_bytes)
+        return FourdgenError(
+            f"the disk is full: {place}", "make room and run the same command again; finished work is kept"
+        )
+    if code in _DENIED and where:
+        return _denied(error, where)
+    return None
+
+
+def _denied(error: BaseException, folder: Path) -> FourdgenError:
+    reason = (getattr(error, "strerror", None) or str(error)).lower()
+    return FourdgenError(f"cannot write in {folder}: {reason}", "choose another folder")
+
+
+def _folder_of(error: BaseException, folders: Sequence[Path]) -> Path | None:
+    """Which of the folders the error's file lies in: a refusal elsewhere is no matter of ours."""
+    name = getattr(error, "filename", None)
+    if isinstance(name, str | Path):
+        for folder in folders:
+            if Path(name).absolute().is_relative_to(folder):
+                return folder
+    return None
+
+
+def _free_bytes(folder: Path) -> int:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+@contextlib.contextmanager
+def disk_errors(*folders: Path) -> Iterator[None]:
+    """Turns a full disk, or a write that was refused below `folders`, into one clear FourdgenError."""
+    try:
+        yield
+    except FourdgenError:
+        raise
+    except Exception as error:
+        clear = disk_error(error, folders)
+        if clear is None:
+            raise
+        raise clear from error
