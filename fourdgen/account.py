@@ -1,0 +1,151 @@
+"""What a run says about itself: the plan before it, run.toml and the state of its stages after it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fourdgen import config as settings
+from fourdgen import workspace
+from fourdgen.report import FourdgenError, duration, table
+
+if TYPE_CHECKING:
+    from fourdgen.pipeline import Plan
+
+WORDS = {
+    "done": "skip, already done",
+    "part": "go on where it stopped",
+    "stale": "run again, out of date",
+    "new": "run",
+}
+
+
+def describe(planned: Plan) -> str:
+    """The plan as text: what will be run or skipped, and which settings differ from the defaults."""
+    job = planned.job
+    rows = []
+    for row in planned.rows:
+        changed = settings.differences(row.config)
+        rows.append(
+            (row.folder.name, WORDS[row.state], "  ".join(f"{key}={_value(value)}" for key, value in changed.items()))
+        )
+    lines = [
+        f"recipe   {planned.recipe.name}: {planned.recipe.title}",
+        f"inputs   {', '.join(map(str, job.inputs))}",
+        f"cameras  {job.cameras or 'to be found'}",
+        *([f"masks    {job.masks}"] if job.masks else []),
+        f"output   {job.output}",
+        f"run      {job.run_folder}",
+        f"device   {planned.device}, {planned.threads} threads, seed {planned.seed}",
+        "",
+        table(rows, ("stage", "what happens", "settings that differ from the defaults")),
+    ]
+    return "\n".join(lines)
+
+
+def plan_rows(planned: Plan) -> list[dict[str, Any]]:
+    """The plan as plain data, for --json and the log."""
+    return [
+        {"stage": row.stage.name, "folder": str(row.folder), "state": row.state, "key": row.key,
+         "settings": workspace.settings_of(row.config)}
+        for row in planned.rows
+    ]  # fmt: skip
+
+
+def write_run(planned: Plan, command: tuple[str, ...]) -> None:
+    """run.toml: how the run was started, and every setting of it."""
+    job = planned.job
+    sections: dict[str, Mapping[str, Any]] = {
+        "run": {
+            "recipe": planned.recipe.name,
+            "recipe_file": str(planned.recipe.path),
+            "title": planned.recipe.title,
+            "command": list(command),
+            "device": planned.device,
+            "seed": planned.seed,
+            "threads": planned.threads,
+            "stages": list(planned.recipe.stages),
+        },
+        "paths": {
+            "inputs": [str(path) for path in job.inputs],
+            "cameras": str(job.cameras) if job.cameras else None,
+            "masks": str(job.masks) if job.masks else None,
+            "output": str(job.output),
+        },
+        "versions": workspace.versions(),
+        "changed": {
+            f"{row.stage.name}.{key}": value
+            for row in planned.rows
+            for key, value in settings.differences(row.config).items()
+        },
+        "keys": {row.folder.name: row.key for row in planned.rows},
+    }
+    for row in planned.rows:
+        sections[row.stage.name] = workspace.settings_of(row.config)
+    lines = ["# Written by fourdgen. [changed] holds what differs from the defaults."]
+    for section, values in sections.items():
+        lines += ["", f"[{section}]"]
+        for key, value in values.items():
+            name = key if key.replace("_", "").isalnum() and key.isascii() else json.dumps(key)
+            lines.append(f"{name} = {_value(value)}" if value is not None else f"# {name} is not set")
+    workspace.write_atomically(job.run_folder / workspace.RUN, ("\n".join(lines) + "\n").encode())
+
+
+def _value(value: Any) -> str:
+    """A value as TOML."""
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    return json.dumps("none" if value is None else str(value), ensure_ascii=False)
+
+
+def status(run_folder: Path) -> list[dict[str, Any]]:
+    """What a run folder holds, stage by stage: state (done, stale, unfinished, missing), seconds, peak_mb, checkpoint.
+
+    Raises FourdgenError when it is not a run folder.
+    """
+    path = run_folder / workspace.RUN
+    if not path.is_file():
+        raise FourdgenError(f"{run_folder}: not a run folder of fourdgen", "`reconstruct` makes one beside its output")
+    try:
+        keys = tomllib.loads(path.read_text(encoding="utf-8"))["keys"]
+    except (tomllib.TOMLDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise FourdgenError(f"{path}: cannot be read: {error}", "run reconstruct again") from error
+    rows = []
+    for name, key in keys.items():
+        folder = run_folder / name
+        record = workspace.read_json(folder / workspace.SEAL)
+        part = workspace.part_of(folder)
+        work = workspace.read_json(part / workspace.WORK)
+        state = {"done": "done", "part": "unfinished", "stale": "stale", "new": "missing"}[
+            workspace.state_of(folder, key)
+        ]
+        kept = sorted(item.name for item in part.glob("*checkpoint*")) if work.get("key") == key else []
+        rows.append({
+            "stage": name, "state": state, "seconds": record.get("seconds"), "peak_mb": record.get("peak_mb"),
+            "finished": record.get("finished"), "checkpoint": kept[0] if kept else None,
+        })  # fmt: skip
+    return rows
+
+
+def status_text(run_folder: Path, rows: list[dict[str, Any]]) -> str:
+    cells = [
+        (
+            row["stage"],
+            row["state"] + (f" (checkpoint {row['checkpoint']})" if row["checkpoint"] else ""),
+            duration(row["seconds"]) if row["seconds"] is not None else "",
+            f"{row['peak_mb']:.0f} MB" if row["peak_mb"] is not None else "",
+            row["finished"] or "",
+        )
+        for row in rows
+    ]
+    total = sum(row["seconds"] or 0.0 for row in rows)
+    return (
+        f"{run_folder}\n{table(cells, ('stage', 'state', 'time', 'peak', 'finished'))}\nall stages: {duration(total)}"
+    )

@@ -1,0 +1,372 @@
+"""Recipe -> checked plan -> stages in order. What can be known before the first second of work is checked before it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fourdgen import account, workspace
+from fourdgen import config as settings
+from fourdgen.report import (
+    EventLog,
+    FourdgenError,
+    Reporter,
+    Silent,
+    all_at_once,
+    peak_memory_mb,
+    reset_peak_memory,
+)
+from fourdgen.workspace import Context, Job, Stage
+
+STAGES = {
+    "ingest": "fourdgen.stages.ingest",  # frames, masks, flow
+    "align": "fourdgen.stages.align",  # first poses of each clip, all clips in one root frame
+    "root_pose": "fourdgen.stages.root_pose",  # joint root poses, focal lengths
+    "sample": "fourdgen.stages.sample",  # which frames train, how often
+    "train": "fourdgen.stages.train",  # surfels and motion
+    "export": "fourdgen.stages.export",  # scene.ply
+}
+SCENE = "scene.ply"  # what the export stage leaves in its folder
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks of `reconstruct`. Paths may be relative.
+
+    pipeline: recipe name or .toml file; None takes quality with a GPU and fast without.
+    settings: `section.key=value` texts. flags: ("section.key", value) pairs; a setting of the same name wins.
+    run_folder: None puts it beside the output, scene.ply -> scene.run. threads: None takes what the machine offers.
+    command: how the run was started, for run.toml only.
+    """
+
+    inputs: tuple[Path, ...]
+    output: Path
+    pipeline: str | None = None
+    settings: tuple[str, ...] = ()
+    flags: tuple[tuple[str, Any], ...] = ()
+    cameras: Path | None = None
+    masks: Path | None = None
+    run_folder: Path | None = None
+    device: str = "auto"
+    seed: int = 0
+    threads: int | None = None
+    fresh: bool = False
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage of a plan. state: done (will be skipped), part (goes on), stale (runs again), new."""
+
+    stage: Stage
+    config: Any
+    folder: Path
+    key: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    recipe: settings.Recipe
+    job: Job
+    device: str
+    seed: int
+    threads: int
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """scene: the scene.ply. seconds: of this call. stages: seconds of each stage, over all the attempts it took."""
+
+    scene: Path
+    run_folder: Path
+    seconds: float
+    stages: Mapping[str, float]
+
+
+def plan(request: Request) -> Plan:
+    """Everything about a run that can be known without doing it. Raises one FourdgenError with all that is wrong."""
+    errors: list[FourdgenError] = []
+
+    def attempt(step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except FourdgenError as error:
+            errors.append(error)
+            return None
+
+    job = job_of(request)
+    attempt(lambda: _check_numbers(request))
+    paths_are_there = attempt(lambda: _check_paths(request, job))
+    attempt(lambda: _check_output(job))
+    device = attempt(lambda: pick_device(request.device))
+    recipe, chosen, configs = None, None, None
+    if request.pipeline is not None or device is not None:
+        name = request.pipeline or ("quality" if device == "cuda" else "fast")
+        recipe = attempt(lambda: settings.load_recipe(name))
+    if recipe is not None:
+        chosen = attempt(lambda: stages_of(recipe))
+    if recipe is not None and chosen is not None:
+        kinds = {stage.name: stage.config for stage in chosen}
+        configs = attempt(lambda: settings.resolve(recipe, kinds, request.settings, request.flags))
+    if configs is not None and chosen is not None and paths_are_there:
+        for stage in chosen:
+            check = stage.check
+            if check is not None:
+                attempt(lambda check=check, stage=stage: check(job, configs[stage.name]))
+    if errors:
+        raise all_at_once(errors)
+    rows = _rows(chosen, configs, job, device, request.seed, request.fresh)
+    return Plan(recipe, job, device, request.seed, request.threads or machine_threads(), rows)
+
+
+def job_of(request: Request) -> Job:
+    """The request's paths, absolute. `clip.mp4` given twice is one input."""
+    output = request.output.absolute()
+    run = request.run_folder.absolute() if request.run_folder else output.with_suffix(".run")
+    return Job(
+        inputs=tuple(dict.fromkeys(path.absolute() for path in request.inputs)),
+        output=output,
+        run_folder=run,
+        cameras=request.cameras.absolute() if request.cameras else None,
+        masks=request.masks.absolute() if request.masks else None,
+    )
+
+
+def _check_numbers(request: Request) -> None:
+    errors = []
+    if request.threads is not None and request.threads < 1:
+        errors.append(FourdgenError(f"--threads {request.threads}: at least 1 is needed"))
+    if not 0 <= request.seed < 2**32:
+        errors.append(FourdgenError(f"--seed {request.seed}: a whole number from 0 to {2**32 - 1} is needed"))
+    if errors:
+        raise all_at_once(errors)
+
+
+def _check_paths(request: Request, job: Job) -> bool:
+    errors = []
+    if not job.inputs:
+        errors.append(FourdgenError("no input", "name at least one video file or image folder"))
+    for path in job.inputs:
+        if not path.exists():
+            errors.append(FourdgenError(f"{path}: no such file or folder"))
+    for flag, given in (("--cameras", job.cameras), ("--masks", job.masks)):
+        if given is not None and not given.exists():
+            errors.append(FourdgenError(f"{flag} {given}: no such file or folder"))
+    if errors:
+        raise all_at_once(errors)
+    return True
+
+
+def _check_output(job: Job) -> None:
+    if job.output.is_dir():
+        raise FourdgenError(f"{job.output}: is a folder", f"name the file: -o {job.output / SCENE}")
+    if job.output.suffix.lower() != ".ply":
+        raise FourdgenError(
+            f"{job.output.name}: reconstruct writes a .ply", "use `fourdgen export` on it for other formats"
+        )
+    if job.run_folder.exists() and not job.run_folder.is_dir():
+        raise FourdgenError(f"{job.run_folder}: is a file, not a run folder", "choose another with --run")
+    for folder in (job.output.parent, job.run_folder):
+        workspace.check_writable(folder)
+    workspace.check_run_folder(job.run_folder)
+
+
+def pick_device(name: str) -> str:
+    """cpu or cuda; `auto` takes cuda where it works. Raises FourdgenError when the name cannot work here."""
+    if name not in DEVICES:
+        guess = settings.did_you_mean(name, DEVICES)
+        raise FourdgenError(f"--device {name}: no such device{guess}", f"devices: {', '.join(DEVICES)}")
+    if name == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if name == "cuda":
+        raise FourdgenError(
+            "--device cuda: no GPU that PyTorch can use", "`fourdgen doctor` says more; or --device cpu"
+        )
+    return "cpu"
+
+
+def machine_threads() -> int:
+    """OMP_NUM_THREADS where it is set, else the cores that this process may use."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def stages_of(recipe: settings.Recipe) -> list[Stage]:
+    """The stages that a recipe names. Raises FourdgenError: unknown, out of order, or no export at the end."""
+    errors, before = [], []
+    for name in recipe.stages:
+        if name not in STAGES:
+            guess = settings.did_you_mean(name, STAGES)
+            errors.append(FourdgenError(f"{recipe.path}: {name}: no such stage{guess}", f"stages: {', '.join(STAGES)}"))
+    if errors:
+        raise all_at_once(errors)
+    chosen = [importlib.import_module(STAGES[name]).STAGE for name in recipe.stages]
+    for stage in chosen:
+        if stage.name in before:
+            errors.append(FourdgenError(f"{recipe.path}: {stage.name}: stands twice in the list of stages"))
+        missing = [name for name in stage.needs if name not in before]
+        if missing:
+            errors.append(FourdgenError(f"{recipe.path}: {stage.name}: needs {', '.join(missing)} before it"))
+        before.append(stage.name)
+    if recipe.stages[-1] != "export":
+        errors.append(FourdgenError(f"{recipe.path}: the last stage has to be export", "it writes scene.ply"))
+    if errors:
+        raise all_at_once(errors)
+    return chosen
+
+
+def _rows(
+    chosen: list[Stage], configs: Mapping[str, Any], job: Job, device: str, seed: int, fresh: bool
+) -> tuple[Row, ...]:
+    keys: dict[str, str] = {}
+    rows = []
+    for number, stage in enumerate(chosen, 1):
+        config = configs[stage.name]
+        key = workspace.stage_key(stage, config, job, device, seed, [keys[name] for name in stage.needs])
+        keys[stage.name] = key
+        folder = job.run_folder / f"{number:02d}-{stage.name}"
+        rows.append(Row(stage, config, folder, key, "new" if fresh else workspace.state_of(folder, key)))
+    return tuple(rows)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Running.
+
+
+def reconstruct(request: Request, report: Reporter | None = None) -> Result:
+    """Videos in, scene.ply out. Goes on where an earlier run of the same request stopped.
+
+    Raises FourdgenError for everything the caller can put right; KeyboardInterrupt leaves the run resumable.
+    """
+    began = time.monotonic()
+    planned = plan(request)
+    job = planned.job
+    with workspace.disk_errors(job.run_folder, job.output.parent):
+        job.run_folder.mkdir(parents=True, exist_ok=True)
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        with workspace.lock(job.run_folder):
+            if request.fresh:
+                workspace.clear_run(job.run_folder)
+            log = EventLog(job.run_folder / workspace.LOG, report or Silent())
+            try:
+                account.write_run(planned, request.command)
+                seconds = _run(planned, log)
+            except BaseException as error:
+                log.emit("stopped", error=type(error).__name__, text=str(error))
+                raise
+            finally:
+                log.close()
+    return Result(job.output, job.run_folder, time.monotonic() - began, seconds)
+
+
+def _run(planned: Plan, report: Reporter) -> dict[str, float]:
+    """Runs or skips every row. An artifact is loaded only when a stage that runs needs it, and always from disk, so
+    that a stage sees the same whether or not the process was stopped before it."""
+    _set_threads(planned.threads)
+    seconds: dict[str, float] = {}
+    loaded: dict[str, Any] = {}
+    by_name = {row.stage.name: row for row in planned.rows}
+    for row in planned.rows:
+        name = row.stage.name
+        if workspace.finish(row.folder, row.key):
+            seconds[name] = float(workspace.read_json(row.folder / workspace.SEAL).get("seconds", 0.0))
+            report.emit("stage", stage=name, state="skipped", seconds=seconds[name])
+            continue
+        for need in row.stage.needs:
+            if need not in loaded:
+                loaded[need] = _load(by_name[need])
+        needed = [loaded[need] for need in row.stage.needs]
+        seconds[name] = _run_stage(row, planned, needed, report)
+    source = planned.rows[-1].folder / SCENE
+    if not planned.job.output.exists() or workspace.hash_path(planned.job.output) != workspace.hash_path(source):
+        workspace.write_atomically(planned.job.output, source.read_bytes())
+    return seconds
+
+
+def _load(row: Row) -> Any:
+    try:
+        return row.stage.load(row.folder)
+    except FileNotFoundError as error:
+        raise FourdgenError(
+            f"{row.folder}: something is missing: {Path(error.filename or '').name}",
+            "delete that folder and run the same command again",
+        ) from error
+
+
+def _run_stage(row: Row, planned: Plan, needed: list[Any], report: Reporter) -> float:
+    name = row.stage.name
+    part, spent = workspace.open_part(row.folder, row.key)
+    report.emit("stage", stage=name, state="started", resumed=spent > 0)
+    context = Context(part, planned.job, planned.device, planned.threads, planned.seed, report)
+    _seed_everything(planned.seed, name)
+    reset_peak_memory()
+    began = time.monotonic()
+    artifact = row.stage.run(context, row.config, *needed)
+    row.stage.save(artifact, part)
+    seconds = spent + time.monotonic() - began
+    record = {
+        "stage": name,
+        "version": row.stage.version,
+        "seconds": round(seconds, 3),
+        "peak_mb": round(peak_memory_mb(), 1),
+        "gpu_peak_mb": _gpu_peak_mb(planned.device),
+        "settings": workspace.settings_of(row.config),
+        "device": planned.device,
+        "seed": planned.seed,
+        "threads": planned.threads,
+        "versions": workspace.versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    workspace.seal(row.folder, row.key, record)
+    picture = row.folder / "check.png"
+    extra = {"check": picture} if picture.is_file() else {}
+    report.emit("stage", stage=name, state="done", seconds=seconds, peak_mb=record["peak_mb"], **extra)
+    return seconds
+
+
+def _seed_everything(seed: int, stage: str) -> None:
+    """A stage's random numbers must not depend on which stages ran before it in this process."""
+    import numpy as np
+    import torch
+
+    derived = int.from_bytes(hashlib.sha256(f"{seed}/{stage}".encode()).digest()[:4], "little")
+    random.seed(derived)
+    np.random.seed(derived)  # noqa: NPY002 - libraries that draw from the global generator are the reason for this
+    torch.manual_seed(derived)
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    from fourdgen import native
+
+    torch.set_num_threads(threads)
+    if native.available():
+        native.set_threads(threads)
+
+
+def _gpu_peak_mb(device: str) -> float | None:
+    if device != "cuda":
+        return None
+    import torch
+
+    peak = torch.cuda.max_memory_allocated() / 2**20
+    torch.cuda.reset_peak_memory_stats()
+    return round(peak, 1)
