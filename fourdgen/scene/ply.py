@@ -1,0 +1,189 @@
+"""PLY files: headers, scalar elements, atomic writing. What the columns mean is said in vertex.py and files.py.
+
+Written from the format's public description (Greg Turk, "The PLY Polygon File Format", 1994).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fourdgen.report import FourdgenError
+
+# Every name that the format knows for a scalar type.
+_TYPES = {
+    "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8",
+    "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "float32": "f4",
+    "float64": "f8",
+}  # fmt: skip
+_NAMES = {"f4": "float", "i4": "int"}  # what we write
+_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": ""}
+_HEADER_LIMIT = 1 << 20  # bytes: a header without an end is not a header
+_AGAIN = "copy it again, or write it again"
+
+
+@dataclass(frozen=True)
+class Ply:
+    """A PLY file: comment lines, and per element a structured array in this machine's byte order."""
+
+    comments: tuple[str, ...]
+    elements: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Element:
+    name: str
+    count: int
+    columns: tuple[tuple[str, str], ...]  # name and numpy type without byte order
+    has_lists: bool
+
+
+def table(names: Sequence[str], values: np.ndarray) -> np.ndarray:
+    """Structured array [n] of a matrix [n c] of float32 or int32, one column per name."""
+    kind = "<f4" if values.dtype.kind == "f" else "<i4"
+    matrix = np.ascontiguousarray(values, dtype=kind)
+    return matrix.view([(name, kind) for name in names])[:, 0]
+
+
+def matrix(element: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Columns of a structured array as a matrix [n c] of float64, float32 or int32, whichever holds them all."""
+    return np.stack([element[name] for name in names], axis=1)
+
+
+def write_ply(path: Path, elements: Mapping[str, np.ndarray], comments: Sequence[str] = ()) -> None:
+    """Writes little-endian binary; the file appears under its name only when it is complete.
+
+    Raises FourdgenError where the folder cannot be written or the disk is full.
+    """
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {comment}" for comment in comments)]
+    for name, values in elements.items():
+        lines.append(f"element {name} {len(values)}")
+        assert values.dtype.names is not None
+        lines += [f"property {_NAMES[values.dtype[column].str[1:]]} {column}" for column in values.dtype.names]
+    header = "\n".join([*lines, "end_header", ""]).encode("ascii")
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(header)
+            for values in elements.values():
+                file.write(values.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise FourdgenError(
+            f"{path} cannot be written: {error.strerror or error}", "free some space, or choose another place"
+        ) from None
+
+
+def read_ply(path: Path) -> Ply:
+    """Reads every scalar element up to the first one with list properties (faces), which and after which all is left out.
+
+    Raises FourdgenError for a file that is absent, no PLY, cut off, or that says impossible things about itself.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEADER_LIMIT)
+        length = path.stat().st_size
+    except OSError as error:
+        raise FourdgenError(f"{path} cannot be read: {error.strerror or error}", "check the path") from None
+    header, start = _split_header(path, head)
+    order, comments, declared = _parse_header(path, header)
+    elements: dict[str, np.ndarray] = {}
+    words = _ascii_words(path, start, length) if order == "" else []
+    offset = 0 if order == "" else start
+    for element in declared:
+        if element.has_lists:
+            break
+        dtype = np.dtype([(name, order + kind) for name, kind in element.columns])
+        # The length is compared before anything is allocated: a count is only a claim.
+        if order == "":
+            size, there = element.count * len(element.columns), len(words) - offset
+        else:
+            size, there = element.count * dtype.itemsize, length - offset
+        if size > there:
+            unit = "values" if order == "" else "bytes"
+            raise FourdgenError(f"{path} is cut off: its {element.name} lacks {size - there} {unit}", _AGAIN)
+        if order == "":
+            elements[element.name] = _from_words(path, element, words[offset : offset + size])
+        else:
+            raw = np.fromfile(path, dtype=dtype, count=element.count, offset=offset)
+            elements[element.name] = raw.astype(dtype.newbyteorder("="), copy=False)
+        offset += size
+    return Ply(comments, elements)
+
+
+def _split_header(path: Path, head: bytes) -> tuple[list[str], int]:
+    if not head.startswith((b"ply\n", b"ply\r")):
+        raise FourdgenError(f"{path} is not a PLY file", "give a scene.ply, or a .ply of Gaussian splats")
+    end = head.find(b"end_header")
+    line_end = head.find(b"\n", end) if end >= 0 else -1
+    if line_end < 0:
+        raise FourdgenError(f"{path} is cut off: its header has no end", _AGAIN)
+    return head[:end].decode("utf-8", "replace").splitlines(), line_end + 1
+
+
+def _parse_header(path: Path, lines: list[str]) -> tuple[str, tuple[str, ...], list[_Element]]:
+    order: str | None = None
+    comments: list[str] = []
+    names: list[str] = []
+    counts: list[int] = []
+    columns: list[list[tuple[str, str]]] = []
+    lists: list[bool] = []
+    for line in lines[1:]:
+        words = line.split()
+        if not words or words[0] == "obj_info":
+            continue
+        try:
+            if words[0] == "comment":
+                comments.append(line[len("comment ") :])
+            elif words[0] == "format":
+                order = _ORDERS[words[1]]
+            elif words[0] == "element":
+                names.append(words[1])
+                counts.append(int(words[2]))
+                columns.append([])
+                lists.append(False)
+                if counts[-1] < 0 or names[-1] in names[:-1]:
+                    raise ValueError
+            elif words[0] == "property" and words[1] == "list":
+                lists[-1] = True
+            elif words[0] == "property":
+                kind, name = _TYPES[words[1]], words[2]
+                if any(name == other for other, _ in columns[-1]):
+                    raise ValueError
+                columns[-1].append((name, kind))
+            else:
+                raise ValueError
+        except (KeyError, IndexError, ValueError):
+            raise FourdgenError(f"{path} has a damaged header: {line[:80]!r}", _AGAIN) from None
+    if order is None:
+        raise FourdgenError(f"{path} has a damaged header: it names no format", _AGAIN)
+    return order, tuple(comments), [_Element(*row) for row in zip(names, counts, map(tuple, columns), lists)]
+
+
+def _ascii_words(path: Path, start: int, length: int) -> list[bytes]:
+    return path.read_bytes()[start:length].split()
+
+
+def _from_words(path: Path, element: _Element, words: list[bytes]) -> np.ndarray:
+    """An ASCII element. Integers are read as integers: a double would do for int32, but not say what is wrong."""
+    values = np.empty(element.count, dtype=[(name, "=" + kind) for name, kind in element.columns])
+    step = len(element.columns)
+    try:
+        for i, (name, kind) in enumerate(element.columns):
+            convert = float if kind[0] == "f" else int
+            values[name] = np.array([convert(word) for word in words[i::step]], dtype=kind)
+    except (ValueError, OverflowError):
+        raise FourdgenError(
+            f"{path} is damaged: its {element.name} holds something that is no number", _AGAIN
+        ) from None
+    return values
