@@ -1,0 +1,129 @@
+"""Lens distortion: pictures only need the forward direction (ideal -> filmed), because undoing it asks, for every ideal
+pixel, where it was filmed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Shaped, UInt8
+
+MARGIN = 0.25  # of a side: how far an undistorted picture may grow beyond the filmed one
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Distortion on the normalised image plane (x / z, y / z).
+
+    polynomial: radial 1 + k1 r^2 + k2 r^4 + ..., tangential p1, p2 as in OpenCV.
+    rational: the same with (k1, k2, k3) above and (k4, k5, k6) below the line (COLMAP's FULL_OPENCV).
+    fisheye: r becomes theta (1 + k1 theta^2 + k2 theta^4 + ...), theta = atan r.
+    """
+
+    model: Literal["polynomial", "rational", "fisheye"] = "polynomial"
+    k: tuple[float, ...] = ()
+    p: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def straight(self) -> bool:
+        """True when the lens does nothing."""
+        return self.model != "fisheye" and not any(self.k) and not any(self.p)
+
+
+def distort(lens: Lens, ideal: Float[np.ndarray, "*n 2"]) -> Float[np.ndarray, "*n 2"]:
+    """Where points of the ideal normalised image plane are filmed."""
+    x, y = ideal[..., 0], ideal[..., 1]
+    r2 = x * x + y * y
+    if lens.model == "fisheye":
+        r = np.sqrt(r2)
+        theta = np.arctan(r)
+        bent = theta * _series(lens.k, theta * theta)
+        return ideal * np.where(r > 1e-9, bent / np.maximum(r, 1e-9), 1.0)[..., None]
+    radial = _series(lens.k[:3] if lens.model == "rational" else lens.k, r2)
+    if lens.model == "rational":
+        radial = radial / _series(lens.k[3:], r2)
+    p1, p2 = lens.p
+    return np.stack(
+        [x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x), y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y], -1
+    )
+
+
+def _series(k: tuple[float, ...], t: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    total = np.ones_like(t)
+    power = np.ones_like(t)
+    for value in k:
+        power = power * t
+        total = total + value * power
+    return total
+
+
+def undistort(lens: Lens, filmed: Float[np.ndarray, "*n 2"], rounds: int = 30) -> Float[np.ndarray, "*n 2"]:
+    """The inverse of `distort` by fixed-point iteration, for points where the lens is invertible."""
+    ideal = np.array(filmed, dtype=np.float64)
+    for _ in range(rounds):
+        bent = distort(lens, ideal)
+        if lens.model == "fisheye":
+            # Scale the angle rather than the point: steps in the point itself run away near 90 degrees.
+            theta = np.arctan(np.linalg.norm(ideal, axis=-1, keepdims=True))
+            wanted = np.linalg.norm(filmed, axis=-1, keepdims=True)
+            got = np.linalg.norm(bent, axis=-1, keepdims=True)
+            turned = np.clip(theta * wanted / np.maximum(got, 1e-9), 0, 1.5)
+            ideal = filmed * np.tan(turned) / np.maximum(wanted, 1e-9)
+        else:
+            ideal = ideal + (filmed - bent)
+    return ideal
+
+
+@dataclass(frozen=True)
+class Straightener:
+    """Resampling of pictures of one camera to what a lens without distortion would have filmed.
+
+    `K`, `size` (w, h): of the straightened pictures. Same focal length, so the middle keeps its resolution; the picture
+    grows where the lens squeezed its rim, by at most a quarter of a side. `known` is 0 where nothing was filmed.
+    """
+
+    K: Float[np.ndarray, "3 3"]
+    size: tuple[int, int]
+    source: Float[np.ndarray, "h w 2"]
+    known: UInt8[np.ndarray, "h w"]
+
+    def __call__(self, picture: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "h2 w2 *c"]:
+        flags = cv2.INTER_LINEAR
+        return cv2.remap(picture, self.source[..., 0], self.source[..., 1], flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def straightener(lens: Lens, K: Float[np.ndarray, "3 3"], size: tuple[int, int]) -> Straightener:
+    """How to undo `lens` in pictures of `size` (w, h) with intrinsics `K` (pixel centres at +0.5)."""
+    width, height = size
+    rim = np.concatenate(
+        [
+            np.stack(np.meshgrid(np.linspace(0, width, 33), [0.0, height]), -1).reshape(-1, 2),
+            np.stack(np.meshgrid([0.0, width], np.linspace(0, height, 33)), -1).reshape(-1, 2),
+        ]
+    )
+    focal, center = np.array([K[0, 0], K[1, 1]]), np.array([K[0, 2], K[1, 2]])
+    ideal = undistort(lens, (rim - center) / focal) * focal + center
+    room = np.array([width, height]) * MARGIN
+    low = np.floor(np.clip(np.nan_to_num(ideal.min(0)), -room, 0)).astype(int)
+    high = np.ceil(np.clip(np.nan_to_num(ideal.max(0)), [width, height], [width, height] + room)).astype(int)
+    new_K = K.copy()
+    new_K[:2, 2] -= low
+    new_size = (int(high[0] - low[0]), int(high[1] - low[1]))
+    pixels = np.stack(np.meshgrid(np.arange(new_size[0]) + 0.5, np.arange(new_size[1]) + 0.5), -1)
+    plane = (pixels - new_K[:2, 2]) / focal
+    filmed = distort(lens, plane) * focal + center
+    inside = (filmed > 0).all(-1) & (filmed < [width, height]).all(-1) & _monotone(lens, plane)
+    return Straightener(new_K, new_size, (filmed - 0.5).astype(np.float32), inside.astype(np.uint8) * 255)
+
+
+def _monotone(lens: Lens, plane: Float[np.ndarray, "h w 2"]) -> np.ndarray:
+    """False beyond the radius at which a polynomial folds back: there pixels repeat the inside of the picture."""
+    radius = np.linalg.norm(plane, axis=-1)
+    steps = np.linspace(0, max(float(radius.max()), 1e-6), 512)
+    bare = Lens(lens.model, lens.k)
+    bent = distort(bare, np.stack([steps, np.zeros_like(steps)], -1))[:, 0]
+    folded = np.nonzero(np.diff(bent) <= 0)[0]
+    return radius < steps[folded[0]] if len(folded) else np.ones(radius.shape, bool)
