@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourdgen import config as settings
 from fourdgen import workspace
-from fourdgen.report import FourdgenError, duration, table
+from fourdgen.report import FourdgenError, Reporter, Silent, duration, table
 
 if TYPE_CHECKING:
     from fourdgen.pipeline import Plan
@@ -149,3 +149,67 @@ def status_text(run_folder: Path, rows: list[dict[str, Any]]) -> str:
     return (
         f"{run_folder}\n{table(cells, ('stage', 'state', 'time', 'peak', 'finished'))}\nall stages: {duration(total)}"
     )
+
+
+def scene_facts(path: Path, report: Reporter = Silent()) -> dict[str, Any]:
+    """What a scene.ply holds, as plain data. Raises FourdgenError when it cannot be read."""
+    from fourdgen.scene import files
+
+    scene = files.read(path, report)
+    confidence = scene.surfels.confidence
+    clips = []
+    for clip in scene.clips.values():
+        seconds = clip.seconds
+        clips.append({
+            "name": clip.name, "frames": len(seconds), "seconds": round(float(seconds[-1] - seconds[0]), 3),
+            "size": list(clip.cameras.size), "reference": clip.name == scene.reference,
+        })  # fmt: skip
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "surfels": len(scene.surfels),
+        "sh_degree": round(scene.surfels.sh.shape[1] ** 0.5) - 1,
+        "motion": type(scene.motion).__name__,
+        "bones": _bones(scene.motion),
+        "clips": clips,
+        "poses": scene.notes.get("poses"),
+        "confidence": None if confidence is None else round(float(confidence.mean()), 3),
+        "own_coordinates": scene.world_from_input is None,
+        "run_folder": scene.run_folder or None,
+        "run_folder_exists": bool(scene.run_folder) and Path(scene.run_folder).is_dir(),
+        "notes": dict(scene.notes),
+    }
+
+
+def scene_text(facts: Mapping[str, Any]) -> str:
+    clips = [
+        (
+            clip["name"] + (" (reference)" if clip["reference"] else ""),
+            f"{clip['frames']} frames",
+            f"{clip['seconds']:.2f} s",
+            "x".join(map(str, clip["size"])),
+        )
+        for clip in facts["clips"]
+    ]
+    run = facts["run_folder"] or "not named"
+    rows = [
+        ("file", f"{facts['file']} ({facts['bytes'] / 1e6:.2f} MB)"),
+        ("surfels", f"{facts['surfels']}, spherical harmonics of degree {facts['sh_degree']}"),
+        ("motion", f"{facts['bones']} bones" if facts["bones"] else "none, it stands still"),
+        ("poses", facts["poses"] or "not said"),
+        ("confidence", "not measured" if facts["confidence"] is None else f"{facts['confidence']:.2f} on average"),
+        ("coordinates", "its own" if facts["own_coordinates"] else "those of the cameras that were given"),
+        (
+            "run folder",
+            run + ("" if facts["run_folder_exists"] or not facts["run_folder"] else " (not there any more)"),
+        ),
+        *((f"note: {name}", text) for name, text in facts["notes"].items() if name != "poses"),
+    ]
+    return f"{table(rows)}\n\n{table(clips, ('clip', 'frames', 'length', 'size'))}"
+
+
+def _bones(motion: Any) -> int:
+    """How many bones move the surfels; none where the scene stands still."""
+    from fourdgen.scene.motion import SampledBones
+
+    return len(motion.centers) if isinstance(motion, SampledBones) else 0

@@ -103,13 +103,11 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def resolve(
-    recipe: Recipe, configs: Mapping[str, type], overrides: Sequence[str] = (), first: Sequence[tuple[str, Any]] = ()
-) -> dict[str, Any]:
+def resolve(recipe: Recipe, configs: Mapping[str, type], overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of every section, as an instance of its dataclass: defaults, then the recipe, then the command line.
 
-    configs: section -> frozen dataclass. overrides: `section.key=value` texts of `--set`. first: ("section.key", value)
-    pairs of flags such as --size; a `--set` of the same setting wins. Raises one FourdgenError with everything wrong.
+    configs: section -> frozen dataclass. overrides: `section.key=value` texts, the later one wins. Raises one
+    FourdgenError with everything that is wrong.
     """
     errors: list[FourdgenError] = []
     values: dict[str, dict[str, Any]] = {section: {} for section in configs}
@@ -128,9 +126,6 @@ def resolve(
             continue
         for key, value in pairs.items():
             put(section, key, value, is_text=False)
-    for name, value in first:
-        section, _, key = name.partition(".")
-        put(section, key, value, is_text=False)
     for text in overrides:
         name, equals, value = text.partition("=")
         section, dot, key = name.strip().partition(".")

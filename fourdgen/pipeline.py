@@ -43,7 +43,7 @@ class Request:
     """What a person asks of `reconstruct`. Paths may be relative.
 
     pipeline: recipe name or .toml file; None takes quality with a GPU and fast without.
-    settings: `section.key=value` texts. flags: ("section.key", value) pairs; a setting of the same name wins.
+    settings: `section.key=value` texts; of two for the same setting the later one wins.
     run_folder: None puts it beside the output, scene.ply -> scene.run. threads: None takes what the machine offers.
     command: how the run was started, for run.toml only.
     """
@@ -52,7 +52,6 @@ class Request:
     output: Path
     pipeline: str | None = None
     settings: tuple[str, ...] = ()
-    flags: tuple[tuple[str, Any], ...] = ()
     cameras: Path | None = None
     masks: Path | None = None
     run_folder: Path | None = None
@@ -118,7 +117,7 @@ def plan(request: Request) -> Plan:
         chosen = attempt(lambda: stages_of(recipe))
     if recipe is not None and chosen is not None:
         kinds = {stage.name: stage.config for stage in chosen}
-        configs = attempt(lambda: settings.resolve(recipe, kinds, request.settings, request.flags))
+        configs = attempt(lambda: settings.resolve(recipe, kinds, request.settings))
     if configs is not None and chosen is not None and paths_are_there:
         for stage in chosen:
             check = stage.check

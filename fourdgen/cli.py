@@ -1,0 +1,256 @@
+"""The command line. Verbs parse, call the package and exit; whatever they do can be done from Python as well.
+
+Heavy imports stand inside the verbs, so that `fourdgen --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fourdgen.report import ConsoleReporter, FourdgenError
+
+OK, BUG, USER, INTERRUPTED = 0, 1, 2, 130  # exit codes
+
+app = typer.Typer(
+    name="fourdgen",
+    help="Videos of one moving subject in, one 4D asset of Gaussian surfels out.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+SceneFile = Annotated[Path, typer.Argument(metavar="SCENE", help="A scene.ply.", show_default=False)]
+
+
+def main() -> None:
+    app(prog_name="fourdgen")
+
+
+@contextlib.contextmanager
+def _speaking(
+    json: bool, verb: str, run_folder: Path | None = None, output: Path | None = None, closing: bool = True
+) -> Iterator[ConsoleReporter]:
+    """Gives a verb its reporter and turns whatever it raises into words and an exit code."""
+    report = ConsoleReporter(json=json)
+    code, outcome, log = OK, f"{verb} done", None
+    try:
+        yield report
+    except FourdgenError as error:
+        code, outcome = USER, f"{verb} stopped"
+        report.error(error.message, error.hint)
+    except KeyboardInterrupt:
+        code, outcome = INTERRUPTED, f"{verb} interrupted"
+        report.error("interrupted", "run the same command to go on" if run_folder else "")
+    except BrokenPipeError:
+        raise  # the reader of our output went away: typer knows what to do
+    except Exception as error:
+        code, outcome = BUG, f"{verb} failed"
+        log = _write_crash(run_folder)
+        report.error(
+            f"this is a mistake in fourdgen: {type(error).__name__}: {_first_line(error)}",
+            f"the whole story is in {log}; please report it",
+        )
+    if closing:
+        places = {"scene": output, "run": run_folder, "log": log}
+        report.close(outcome, {name: place for name, place in places.items() if place is not None and place.exists()})
+    if code != OK:
+        raise SystemExit(code)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]
+
+
+def _write_crash(run_folder: Path | None) -> Path:
+    """The traceback of the exception that is being handled, appended to the run's log of crashes."""
+    text = f"$ {' '.join(sys.argv)}\n{traceback.format_exc()}\n"
+    folder = run_folder if run_folder is not None and run_folder.is_dir() else Path(tempfile.gettempdir())
+    for path in (folder / "crash.log", Path(tempfile.gettempdir()) / f"fourdgen-crash-{os.getpid()}.log"):
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError:
+            continue  # A full disk may be why we crashed; the next place may still take it.
+        return path
+    return Path(os.devnull)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import fourdgen
+
+        ConsoleReporter().result(f"fourdgen {fourdgen.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def reconstruct(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="CLIPS", help="Video files, GIFs, or folders of images (alpha is the mask).", show_default=False
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The scene.ply to write.")] = Path("scene.ply"),
+    pipeline: Annotated[
+        str | None,
+        typer.Option(
+            "-p",
+            "--pipeline",
+            help="Recipe: fast, quality, max or a .toml file. [default: quality with a GPU, else fast]",
+            show_default=False,
+        ),
+    ] = None,
+    cameras: Annotated[
+        Path | None,
+        typer.Option(help="Known cameras: nerfstudio transforms.json or a COLMAP model.", show_default=False),
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Known masks: DIR/<clip>/*.png, or DIR/*.png for one clip.", show_default=False)
+    ] = None,
+    box: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,W,H", help="Where the subject is in the first frame, in pixels.", show_default=False),
+    ] = None,
+    fov: Annotated[float | None, typer.Option(help="Horizontal field of view in degrees.", show_default=False)] = None,
+    turn: Annotated[
+        str | None,
+        typer.Option(metavar="cw|ccw|none", help="How the subject turns, seen from above.", show_default=False),
+    ] = None,
+    sweep: Annotated[
+        float | None, typer.Option(help="By how many degrees the subject turns in a clip.", show_default=False)
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="CLIP", help="Clip that the others are registered to.", show_default=False)
+    ] = None,
+    sync: Annotated[
+        bool | None,
+        typer.Option("--sync/--no-sync", help="Whether the clips show the same motion.", show_default=False),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Use at most this many frames of a clip.", show_default=False)
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Longer side of the frames in pixels, at most.", show_default=False)
+    ] = None,
+    max_surfels: Annotated[int | None, typer.Option(help="At most this many surfels.", show_default=False)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="SECTION.KEY=VALUE", help="Any setting of the recipe; repeatable.", show_default=False
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Run folder. [default: scene.run beside the output]", show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]", show_default=False)] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Videos in, 4D asset out. Run it again to go on where it stopped.
+
+    \b
+    Example:
+      fourdgen reconstruct clips/*.mp4 -o scene.ply
+      fourdgen reconstruct walk.mp4 -p quality --set train.max_surfels=8000
+    """
+    from fourdgen import account
+    from fourdgen import pipeline as pipelines
+
+    flags = {
+        "ingest.box": box, "ingest.frames": frames, "ingest.size": size,
+        "align.fov": fov, "align.turn": turn, "align.sweep": sweep, "align.reference": reference,
+        "align.sync": None if sync is None else str(sync).lower(), "train.max_surfels": max_surfels,
+    }  # fmt: skip
+    request = pipelines.Request(
+        inputs=tuple(inputs), output=output, pipeline=pipeline, cameras=cameras, masks=masks, run_folder=run,
+        settings=(*(f"{name}={value}" for name, value in flags.items() if value is not None), *(settings or ())),
+        device=device, seed=seed, threads=threads, fresh=fresh, command=tuple(sys.argv),
+    )  # fmt: skip
+    job = pipelines.job_of(request)
+    if dry_run:
+        with _speaking(json, "plan", closing=False) as report:
+            planned = pipelines.plan(request)
+            report.result(account.describe(planned), {"stages": account.plan_rows(planned)})
+        return
+    with _speaking(json, "reconstruct", job.run_folder, job.output) as report:
+        pipelines.reconstruct(request, report)
+
+
+@app.command()
+def status(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as scene.run.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """What of a run is done, and how long it took.
+
+    \b
+    Example:
+      fourdgen status scene.run
+    """
+    from fourdgen import account
+
+    with _speaking(json, "status", closing=False) as report:
+        rows = account.status(run)
+        report.result(account.status_text(run, rows), {"run": str(run), "stages": rows})
+
+
+@app.command()
+def info(scene: SceneFile, json: Json = False) -> None:
+    """What is inside a scene.ply.
+
+    \b
+    Example:
+      fourdgen info scene.ply
+    """
+    from fourdgen import account
+
+    with _speaking(json, "info", closing=False) as report:
+        facts = account.scene_facts(scene, report)
+        report.result(account.scene_text(facts), facts)
+
+
+@app.command()
+def doctor(
+    fetch: Annotated[bool, typer.Option("--fetch", help="Get the pretrained weights that are missing.")] = False,
+    json: Json = False,
+) -> None:
+    """What works on this machine; what to do about the rest.
+
+    \b
+    Example:
+      fourdgen doctor
+      fourdgen doctor --fetch
+    """
+    from fourdgen import doctor as doctors
+
+    with _speaking(json, "doctor", closing=False) as report:
+        findings = doctors.examine(fetch=fetch, report=report)
+        report.result(doctors.text(findings), {"findings": [vars(finding) for finding in findings]})
+
+
+if __name__ == "__main__":
+    main()

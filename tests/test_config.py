@@ -1,0 +1,169 @@
+"""Recipes and settings: what they become, and the exact words of every error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from fourdgen import config
+from fourdgen.report import FourdgenError
+
+
+@dataclass(frozen=True)
+class Cut:
+    size: int = 256
+    box: tuple[int, int, int, int] | None = None
+    mask: Literal["auto", "plain", "none"] = "auto"
+
+
+@dataclass(frozen=True)
+class Fit:
+    steps: tuple[int, ...] = (10, 20)
+    rate: float = 1e-3
+    name: str = "fit"
+    free: bool = False
+    weights: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise ValueError("the rate has to be positive")
+
+
+CONFIGS = {"cut": Cut, "fit": Fit}
+
+
+def recipe(**settings: dict[str, object]) -> config.Recipe:
+    return config.Recipe("test", Path("test.toml"), "", ("cut", "fit"), settings)
+
+
+def message(*overrides: str, **settings: dict[str, object]) -> str:
+    with pytest.raises(FourdgenError) as caught:
+        config.resolve(recipe(**settings), CONFIGS, overrides)
+    return f"{caught.value.message} | {caught.value.hint}"
+
+
+def test_defaults_then_recipe_then_set() -> None:
+    made = config.resolve(recipe(cut={"size": 128}, fit={"rate": 1}), CONFIGS)
+    assert made == {"cut": Cut(size=128), "fit": Fit(rate=1.0)}
+    made = config.resolve(recipe(cut={"size": 128}), CONFIGS, ["cut.size=64", "fit.name=x", "cut.size=32"])
+    assert (made["cut"].size, made["fit"].name) == (32, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cut.box=1,2,3,4", Cut(box=(1, 2, 3, 4))),
+        ("cut.box=none", Cut()),
+        ("cut.mask=plain", Cut(mask="plain")),
+        ("cut.mask=none", Cut(mask="none")),
+        ("fit.steps=5", Fit(steps=(5,))),
+        ("fit.steps=[5, 6]", Fit(steps=(5, 6))),
+        ("fit.steps=", Fit(steps=())),
+        ("fit.rate=1e-2", Fit(rate=0.01)),
+        ("fit.name=7", Fit(name="7")),
+        ("fit.name=a=b", Fit(name="a=b")),
+        ("fit.free=true", Fit(free=True)),
+        ("fit.weights=w/x.onnx", Fit(weights=Path("w/x.onnx"))),
+    ],
+)
+def test_set_parses_by_the_annotation(text: str, expected: Cut | Fit) -> None:
+    made = config.resolve(recipe(), CONFIGS, [text])
+    assert made[text.split(".")[0]] == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (
+            ["fit.stpes=5"],
+            "fit.stpes: no such setting (did you mean steps?) | settings of fit: steps, rate, name, free, weights",
+        ),
+        (
+            ["fit.size=5"],
+            "fit.size: no such setting (did you mean cut.size?) | settings of fit: steps, rate, name, free, weights",
+        ),
+        (["ftt.steps=5"], "ftt.steps: no such section (did you mean fit?) | sections: cut, fit"),
+        (["fit.steps"], "--set fit.steps: expected section.key=value | for example --set train.steps=500"),
+        (["steps=5"], "--set steps=5: expected section.key=value | for example --set train.steps=500"),
+        (["fit.rate=fast"], "fit.rate = fast: expected a number | "),
+        (["fit.rate=nan"], "fit.rate = nan: expected a number | "),
+        (["fit.rate=-1"], "fit: the rate has to be positive | "),
+        (["fit.steps=1,x"], "fit.steps = 1,x: expected a list, each a whole number | "),
+        (["cut.size=1.5"], "cut.size = 1.5: expected a whole number | "),
+        (["cut.box=1,2,3"], "cut.box = 1,2,3: expected 4 values separated by commas, each a whole number or none | "),
+        (["cut.mask=blue"], "cut.mask = blue: expected one of auto, plain, none | "),
+        (["fit.free=yes"], "fit.free = yes: expected true or false | "),
+    ],
+)
+def test_messages_of_set(overrides: list[str], expected: str) -> None:
+    assert message(*overrides) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"cut": {"siez": 1}}, "cut.siez: no such setting (did you mean size?) | settings of cut: size, box, mask"),
+        ({"cot": {"size": 1}}, "cot: no such section (did you mean cut?) | sections: cut, fit"),
+        ({"cut": {"size": "big"}}, 'cut.size = "big": expected a whole number | '),
+        ({"cut": {"size": True}}, "cut.size = true: expected a whole number | "),
+        ({"fit": {"free": 1}}, "fit.free = 1: expected true or false | "),
+        ({"fit": {"steps": 5}}, "fit.steps = 5: expected a list, each a whole number | "),
+    ],
+)
+def test_messages_of_a_recipe(settings: dict[str, dict[str, object]], expected: str) -> None:
+    assert message(**settings) == expected
+
+
+def test_all_errors_at_once() -> None:
+    said = message("fit.stpes=5", "cut.size=x", cot={"a": 1})
+    assert said.splitlines()[0] == "3 things are wrong:"
+    assert [line[:8] for line in said.splitlines()[1:]] == ["  - cot:", "  - fit.", "  - cut."]
+
+
+def test_differences_from_the_defaults() -> None:
+    assert config.differences(Fit(rate=0.5, free=True)) == {"rate": 0.5, "free": True}
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_extends_merges_section_by_section(tmp_path: Path) -> None:
+    write(tmp_path, "base.toml", 'title = "base"\nstages = ["cut"]\n[cut]\nsize = 1\nmask = "plain"\n')
+    child = write(tmp_path, "child.toml", 'extends = "./base.toml"\n[cut]\nsize = 2\n[fit]\nrate = 3\n')
+    read = config.load_recipe(child)
+    assert (read.name, read.title, read.stages) == ("child", "base", ("cut",))
+    assert read.settings == {"cut": {"size": 2, "mask": "plain"}, "fit": {"rate": 3}}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('extends = "./r.toml"', "extends itself: r.toml -> r.toml"),
+        ("title = ", "not a recipe: Invalid value (at end of document)"),
+        ('title = "x"', "a recipe needs a list of stages"),
+        ('stages = ["cut"]\nsize = 5', "size: settings belong in a section"),
+        ('extends = "fats"\n', "fats: no such recipe (did you mean fast?)"),
+    ],
+)
+def test_messages_of_recipe_files(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(FourdgenError) as caught:
+        config.load_recipe(write(tmp_path, "r.toml", text))
+    assert caught.value.message.removeprefix(f"{(tmp_path / 'r.toml').resolve()}: ") == expected
+
+
+def test_an_unknown_recipe_names_the_known_ones() -> None:
+    with pytest.raises(FourdgenError) as caught:
+        config.load_recipe("qualty")
+    assert caught.value.message == "qualty: no such recipe (did you mean quality?)"
+    assert caught.value.hint == f"recipes: {', '.join(config.recipe_names())}; or the path of a .toml file"
+
+
+def test_a_recipe_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(FourdgenError, match="not a text file"):
+        config.load_recipe(str(tmp_path / "r.toml"))
