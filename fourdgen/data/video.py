@@ -142,7 +142,7 @@ def _decoded(container: InputContainer, stream: VideoStream, path: Path, report:
 def _seconds(frame: av.VideoFrame, stream: VideoStream, index: int) -> float:
     """Time of a frame in its stream."""
     if frame.pts is not None:
-        return float(frame.pts * (frame.time_base or stream.time_base))
+        return float(frame.pts * (frame.time_base or stream.time_base or Fraction(1)))
     return index / float(stream.average_rate or 24)  # No time anywhere in the file: the rate is all there is.
 
 
