@@ -1,16 +1,16 @@
-"""scene.ply: one self-contained file that any splat viewer opens and that holds a Scene4D completely (DESIGN section 7).
+"""scene.ply: one self-contained file that any splat viewer opens and that holds a Scene4D completely.
 
-Layout: `vertex` (vertex.py), then elements of int columns that viewers skip. Column names are unique in the file, because
-some viewers look columns up by name alone. Floats are stored as the bits of a float32 unless said otherwise:
+Layout: `vertex` (vertex.py), then elements of int columns that viewers skip. Column names are unique in the file,
+because some viewers look columns up by name alone. Floats are stored as the bits of a float32 unless said otherwise:
 
     fourdgen_text     text_bytes: four bytes of a JSON text each, padded with blanks: version, names, notes (see _text)
     fourdgen_clips    clip_frames clip_samples clip_width clip_height (counts), clip_gain_* clip_bias_*
-    fourdgen_frames   frame_id (a number), frame_seconds, frame_cam_* (cam_from_root, first three rows), frame_k_* (K, first
-                      two rows); the frames of the first clip, then those of the second, ...
+    fourdgen_frames   frame_id (a number), frame_seconds, frame_cam_* (cam_from_root, first three rows), frame_k_* (K,
+                      first two rows); the frames of the first clip, then those of the second, ...
     fourdgen_samples  sample_seconds: when bone poses were sampled, clip after clip
     fourdgen_bones    rest_center_*
     fourdgen_poses    pose_*: dual quaternion, root frame from canonical; per sample all bones
-    fourdgen_world    world_low world_high: halves of a float64; scale, rotation by rows, translation of world_from_input
+    fourdgen_world    world_low world_high: halves of a float64; world_from_input's scale, rotation by rows, translation
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def write(path: Path | str, scene: Scene4D) -> None:
         elements["fourdgen_poses"] = table(_POSE, poses)
     if scene.world_from_input is not None:
         world = scene.world_from_input
-        numbers = [[world.scale], world.rotation.double().reshape(-1).numpy(), world.translation.double().numpy()]
-        elements["fourdgen_world"] = table(_WORLD, np.concatenate(numbers).astype("<f8").view("<i4").reshape(-1, 2))
+        numbers = [world.scale, *world.rotation.double().flatten().tolist(), *world.translation.double().tolist()]
+        elements["fourdgen_world"] = table(_WORLD, np.array(numbers, dtype="<f8").view("<i4").reshape(-1, 2))
     comments = [
         f"fourdgen scene {VERSION[0]}.{VERSION[1]}: surfels that move; y points down",
         "elements fourdgen_* hold motion and cameras; their int columns hold float32 bits except counts and frame_id",
@@ -83,8 +83,8 @@ def write(path: Path | str, scene: Scene4D) -> None:
 def read(path: Path | str, report: Reporter = Silent()) -> Scene4D:
     """Reads a scene.ply, or any uncompressed 3DGS file as a still scene with one made-up clip of cameras around it.
 
-    What had to be left out is warned about, and said in the scene's notes. Raises FourdgenError for everything that is no
-    such file: cut off, damaged, of a newer version.
+    What had to be left out is warned about, and said in the scene's notes. Raises FourdgenError for everything that is
+    no such file: cut off, damaged, of a newer version.
     """
     path = Path(path)
     ply = read_ply(path)

@@ -17,9 +17,9 @@ from fourdgen.report import FourdgenError
 
 # Every name that the format knows for a scalar type.
 _TYPES = {
-    "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8",
-    "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4", "float32": "f4",
-    "float64": "f8",
+    "char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4",
+    "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4",
+    "float32": "f4", "float64": "f8",
 }  # fmt: skip
 _NAMES = {"f4": "float", "i4": "int"}  # what we write
 _ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": ""}
@@ -85,7 +85,7 @@ def write_ply(path: Path, elements: Mapping[str, np.ndarray], comments: Sequence
 
 
 def read_ply(path: Path) -> Ply:
-    """Reads every scalar element up to the first one with list properties (faces), which and after which all is left out.
+    """Reads every element up to the first one with list properties (faces); that one and all after it are left out.
 
     Raises FourdgenError for a file that is absent, no PLY, cut off, or that says impossible things about itself.
     """

@@ -1,4 +1,4 @@
-"""Surfels as the vertices of a Gaussian splat file: the columns that every splat viewer knows, and our own after them."""
+"""Surfels as the vertices of a Gaussian splat file: the columns that every viewer knows, and our own after them."""
 
 from __future__ import annotations
 
@@ -86,10 +86,11 @@ def surfels_from_vertex(path: object, vertex: np.ndarray, skinned: bool, refined
     if degree_one:
         first = [f"f_rest_{color * degree_one + j}" for j in range(3) for color in range(3)]
         sh = np.concatenate([sh, _floats(vertex, first).reshape(-1, 3, 3)], axis=1)
+    ones = np.ones(len(vertex), np.float32)
     parts = {
         "means": _floats(vertex, _CENTER), "quats": quats, "log_scales": scales,
         "opacity": _floats(vertex, ("opacity",))[:, 0], "sh": sh,
-        "confidence": _floats(vertex, ("confidence",))[:, 0] if "confidence" in have else np.ones(len(vertex), np.float32),
+        "confidence": _floats(vertex, ("confidence",))[:, 0] if "confidence" in have else ones,
     }  # fmt: skip
     if skinned:
         _require(path, have, (*_BONE, *_WEIGHT))
@@ -122,7 +123,7 @@ def _floats(vertex: np.ndarray, names: tuple[str, ...] | list[str]) -> np.ndarra
 
 
 def _flattened(scales: np.ndarray, quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log scales [n 2] and quaternions of Gaussians with three scales, their axes turned so that the thinnest is third."""
+    """Log scales [n 2] and quaternions of Gaussians with three scales; the thinnest axis becomes the third."""
     thinnest = np.argmin(scales, axis=1)  # a row with NaN is sorted out later, wherever this points
     order = (thinnest[:, None] + np.array([[1, 2]])) % 3
     # A cyclic change of axes is a turn by 120 degrees about (1, 1, 1): e0 -> e1 -> e2 -> e0.
