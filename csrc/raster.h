@@ -1,0 +1,63 @@
+// The rasterizer's C interface (mirrored by ctypes in fourdgen/native.py) and what its stages share.
+#pragma once
+#include <cstdint>
+#include "parallel.h"
+#include "simd.h"
+
+constexpr float ALPHA_MAX = 0.999f, ALPHA_MIN = 1.f / 255.f, STOP = 1e-4f, NEAR = 0.01f;
+
+extern "C" {
+// All arrays are float32, row-major and contiguous. A `*_per_view` of 0 says that the views share one array.
+struct Scene {
+  int32_t views, surfels, channels, width, height, threads;
+  int32_t means_per_view, quats_per_view, colors_per_view;
+  const float *means, *quats, *scales, *opacities, *colors;  // [n 3] [n 4] [n 2] [n] [n c], first with views where per view
+  const float *cam_from_world, *K, *background;              // [v 4 4] [v 3 3] [v c] or null
+};
+struct Images {                                     // planar
+  float *rgb, *alpha, *depth, *median, *normal;     // [v c h w] [v h w] [v h w] [v h w] [v 3 h w]
+  int32_t *median_id;                               // [v h w], -1 where there is none
+  float *distortion, *weight, *pixels;              // [v h w], [v n], [v n], or null
+};
+struct ImageGrads {  // as Images; each may be null
+  const float *rgb, *alpha, *depth, *median, *normal, *distortion;
+};
+struct SceneGrads {  // as Scene, zeroed by the caller; each may be null. screen [n]: see native.raster
+  float *means, *quats, *scales, *opacities, *colors, *cam_from_world, *K, *screen;
+};
+}
+
+constexpr int TILE = 32;                            // pixels: a tile is a cache block, each surfel visits only its own box
+constexpr int BLOCK_H = 2, BLOCK_W = LANES / BLOCK_H;  // pixels of one vector
+constexpr int PITCH = TILE + BLOCK_W;               // a block may begin at any x, so that rows end in padding
+constexpr int ROW_PAIR = BLOCK_H * PITCH;
+constexpr int PLANE = PITCH * TILE + LANES;
+
+// What a tile needs to know of a surfel in one view. With (dx, dy) = pixel - (mx, my),
+// (u, v) = (c0 + a0 dx + b0 dy, c1 + a1 dx + b1 dy) / (1 + a2 dx + b2 dy): the ray's intersection with the surfel's plane.
+template <int C> struct alignas(64) Record {
+  float mx, my, a0, a1, a2, b0, b1, b2, c0, c1;
+  float opacity, reach;  // reach: the largest u^2 + v^2 with alpha >= ALPHA_MIN
+  float z, zu, zv;       // depth of the intersection = z + u zu + v zv
+  float inverse_c;       // what a, b, c were multiplied by; 0 for a culled surfel
+  int16_t x0, x1, y0, y1;  // inclusive box of pixels, empty (x0 > x1) for a culled surfel
+  float normal[3];         // world, turned to the camera
+  float color[C];
+};
+
+// Order of the sums that the backward pass gathers per (surfel, tile).
+enum Moment { SUM_C = 0, SUM_B = 3, SUM_A = 6, SUM_X = 9, SUM_Y, SUM_OPACITY, SUM_Z, SUM_ZU, SUM_ZV, SUM_NORMAL, SUM_COLOR = 18 };
+template <int C> constexpr int MOMENTS = SUM_COLOR + C;
+template <int C> constexpr int SLOT = (MOMENTS<C> + 15) / 16 * 16;
+
+// State of one forward call, kept for its backward call.
+struct Workspace {
+  int tiles_x, tiles_y;
+  Buffer<char> records;                                // Record<C> [v n]
+  Buffer<uint32_t> keys, keys_sorted;                  // [v n]
+  Buffer<int32_t> order, order_sorted;                 // [v n] visible surfels, near to far
+  Buffer<int32_t> slot_begin;                          // [v n + 1] the slots of a surfel, one per tile, are consecutive
+  Buffer<int32_t> tile_begin;                          // [v tiles + 1]
+  Buffer<int32_t> members, slots;                      // per tile, near to far: surfel and its slot
+  Buffer<float> grads, gathered, camera_grads;
+};

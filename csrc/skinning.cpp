@@ -1,0 +1,213 @@
+// Dual-quaternion linear blend skinning (Kavan et al. 2007), fused: softmax of logits, blend, and the motion of surfels.
+// Logits are bone-major [b, n], so that LANES surfels load as one vector.
+#include <algorithm>
+#include <cstdint>
+
+#include "parallel.h"
+#include "simd.h"
+
+namespace {
+
+constexpr int PARTS = 16;  // work items; fixed, so that sums do not depend on the number of threads
+
+struct Bones {
+  int count;
+  const float *dual_quats;  // [b 8]
+  bool flips;               // whether any two bones lie in opposite half spaces, so that signs matter
+};
+
+Bones prepare(const float *dual_quats, int count) {
+  Bones bones{count, dual_quats, false};
+  for (int a = 0; a < count; a++)
+    for (int b = 0; b < a; b++) {
+      float d = 0.f;
+      for (int k = 0; k < 4; k++) d += dual_quats[a * 8 + k] * dual_quats[b * 8 + k];
+      bones.flips |= d < 0.f;
+    }
+  return bones;
+}
+
+Float load_lane_row(const float *row, int count) {
+  if (count == LANES) return load(row);
+  alignas(64) float t[LANES];
+  for (int j = 0; j < LANES; j++) t[j] = row[std::min(j, count - 1)];
+  return load(t);
+}
+
+// The unit dual quaternion (r, d) of LANES surfels; `weight` gets the normalised weights, `signed_weight` those with signs.
+struct Blend {
+  Float r[4], d[4], inverse_norm;
+};
+Blend blend(const float *logits, const Bones &bones, int n, int first, int count, Float *weight, Float *signed_weight) {
+  Float largest = splat(-INFINITY), pivot[4] = {splat(1.f), splat(0.f), splat(0.f), splat(0.f)};
+  for (int b = 0; b < bones.count; b++) {
+    weight[b] = load_lane_row(logits + (size_t)b * n + first, count);
+    if (bones.flips) {
+      const Mask heavier = gt(weight[b], largest);
+      for (int k = 0; k < 4; k++) pivot[k] = select(heavier, splat(bones.dual_quats[b * 8 + k]), pivot[k]);
+    }
+    largest = max(weight[b], largest);
+  }
+  Float total = splat(0.f), mixed[8];
+  for (int k = 0; k < 8; k++) mixed[k] = splat(0.f);
+  for (int b = 0; b < bones.count; b++) {
+    const float *dq = bones.dual_quats + b * 8;
+    weight[b] = exp2((weight[b] - largest) * splat(1.44269504f));
+    total = total + weight[b];
+    Float w = weight[b];
+    if (bones.flips) {
+      const Float agree = pivot[0] * splat(dq[0]) + pivot[1] * splat(dq[1]) + pivot[2] * splat(dq[2]) + pivot[3] * splat(dq[3]);
+      w = select(gt(splat(0.f), agree), splat(0.f) - w, w);
+    }
+    signed_weight[b] = w;
+    for (int k = 0; k < 8; k++) mixed[k] = fma(w, splat(dq[k]), mixed[k]);
+  }
+  const Float inverse_total = splat(1.f) / total;
+  for (int b = 0; b < bones.count; b++) {
+    weight[b] = weight[b] * inverse_total;
+    signed_weight[b] = signed_weight[b] * inverse_total;
+  }
+  for (int k = 0; k < 8; k++) mixed[k] = mixed[k] * inverse_total;
+  Blend out;
+  const Float norm2 = mixed[0] * mixed[0] + mixed[1] * mixed[1] + mixed[2] * mixed[2] + mixed[3] * mixed[3];
+  out.inverse_norm = splat(1.f) / sqrt(max(norm2, splat(1e-18f)));
+  for (int k = 0; k < 4; k++) out.r[k] = mixed[k] * out.inverse_norm, out.d[k] = mixed[4 + k] * out.inverse_norm;
+  return out;
+}
+
+void store_rows(float *p, int width, int first, int count, const Float *columns) {
+  alignas(64) float t[8][LANES];
+  for (int k = 0; k < width; k++) store(t[k], columns[k]);
+  for (int j = 0; j < count; j++)
+    for (int k = 0; k < width; k++) p[(size_t)(first + j) * width + k] = t[k][j];
+}
+
+// First surfel of a part; parts are whole vectors.
+int part_begin(int part, int n) {
+  const int64_t blocks = (n + LANES - 1) / LANES;
+  return (int)std::min<int64_t>(n, blocks * part / PARTS * LANES);
+}
+
+}  // namespace
+
+extern "C" {
+// logits [b n], dual_quats [b 8], means [n 3], quats [n 4] -> moved means and quats, and the blended rotation [n 4] or null.
+void fourdgen_skin_forward(const float *logits, const float *dual_quats, const float *means, const float *quats, int n, int b,
+                           float *out_means, float *out_quats, float *out_turned, int threads) {
+  const Bones bones = prepare(dual_quats, b);
+  parallel_for(PARTS, threads, [&](int part) {
+    Buffer<Float> scratch;
+    Float *weight = scratch.resize(2 * (size_t)b);
+    for (int i = part_begin(part, n), end = part_begin(part + 1, n); i < end; i += LANES) {
+      const int count = std::min(LANES, end - i);
+      const Blend s = blend(logits, bones, n, i, count, weight, weight + b);
+      Float m[3], q[4];
+      load_rows<3>(means, i, count, m);
+      load_rows<4>(quats, i, count, q);
+      const Vec3 u = {s.r[1], s.r[2], s.r[3]}, e = {s.d[1], s.d[2], s.d[3]}, p = {m[0], m[1], m[2]};
+      const Float w = s.r[0], two = splat(2.f);
+      const Vec3 t = cross(u, p) * two;
+      const Vec3 moved = p + t * w + cross(u, t) + (e * w + u * (splat(0.f) - s.d[0]) + cross(u, e)) * two;
+      const Float mean[3] = {moved.x, moved.y, moved.z};
+      const Float quat[4] = {w * q[0] - u.x * q[1] - u.y * q[2] - u.z * q[3], w * q[1] + u.x * q[0] + u.y * q[3] - u.z * q[2],
+                             w * q[2] - u.x * q[3] + u.y * q[0] + u.z * q[1], w * q[3] + u.x * q[2] - u.y * q[1] + u.z * q[0]};
+      store_rows(out_means, 3, i, count, mean);
+      store_rows(out_quats, 4, i, count, quat);
+      if (out_turned) store_rows(out_turned, 4, i, count, s.r);
+    }
+  });
+}
+
+// Gradients of everything; `grad_turned` and any output may be null. The choice of signs has no gradient.
+void fourdgen_skin_backward(const float *logits, const float *dual_quats, const float *means, const float *quats, int n, int b,
+                            const float *grad_means, const float *grad_quats, const float *grad_turned, float *to_logits,
+                            float *to_dual_quats, float *to_means, float *to_quats, int threads) {
+  const Bones bones = prepare(dual_quats, b);
+  Buffer<Float> partial;
+  if (to_dual_quats) partial.resize((size_t)PARTS * b * 8);
+  parallel_for(PARTS, threads, [&](int part) {
+    Buffer<Float> scratch;
+    Float *weight = scratch.resize(3 * (size_t)b), *signed_weight = weight + b, *grad_weight = weight + 2 * b;
+    Float *sums = to_dual_quats ? partial.data() + (size_t)part * b * 8 : nullptr;
+    if (sums) std::fill(sums, sums + b * 8, splat(0.f));
+    for (int i = part_begin(part, n), end = part_begin(part + 1, n); i < end; i += LANES) {
+      const int count = std::min(LANES, end - i);
+      const Blend s = blend(logits, bones, n, i, count, weight, signed_weight);
+      const Float zero = splat(0.f), two = splat(2.f);
+      Float m[3], q[4], g[3], h[4], k[4] = {zero, zero, zero, zero};
+      load_rows<3>(means, i, count, m);
+      load_rows<4>(quats, i, count, q);
+      load_rows<3>(grad_means, i, count, g);
+      load_rows<4>(grad_quats, i, count, h);
+      if (grad_turned) load_rows<4>(grad_turned, i, count, k);
+      if (count < LANES) {
+        alignas(64) float real[LANES];
+        for (int j = 0; j < LANES; j++) real[j] = j < count ? 1.f : 0.f;
+        const Mask in_range = gt(load(real), zero);
+        for (Float &v : g) v = keep(in_range, v);
+        for (Float &v : h) v = keep(in_range, v);
+        for (Float &v : k) v = keep(in_range, v);
+      }
+      // moved = p + 2 w (u x p) + 2 u x (u x p) + 2 (w e - d0 u + u x e)
+      const Vec3 u = {s.r[1], s.r[2], s.r[3]}, e = {s.d[1], s.d[2], s.d[3]}, p = {m[0], m[1], m[2]}, G = {g[0], g[1], g[2]};
+      const Float w = s.r[0];
+      const Vec3 t = cross(u, p) * two, to_t = G * w + cross(G, u);
+      Float to_w = dot(G, t) + two * dot(G, e);
+      Vec3 to_u = cross(t, G) + cross(p, to_t) * two + (G * (zero - s.d[0]) + cross(e, G)) * two;
+      const Vec3 to_p = G + cross(to_t, u) * two, to_e = (G * w + cross(G, u)) * two;
+      const Float to_d0 = zero - two * dot(G, u);
+      // the turned quaternion r q
+      to_w = to_w + h[0] * q[0] + h[1] * q[1] + h[2] * q[2] + h[3] * q[3] + k[0];
+      to_u.x = to_u.x - h[0] * q[1] + h[1] * q[0] - h[2] * q[3] + h[3] * q[2] + k[1];
+      to_u.y = to_u.y - h[0] * q[2] + h[1] * q[3] + h[2] * q[0] - h[3] * q[1] + k[2];
+      to_u.z = to_u.z - h[0] * q[3] - h[1] * q[2] + h[2] * q[1] + h[3] * q[0] + k[3];
+      if (to_means) {
+        const Float mean[3] = {to_p.x, to_p.y, to_p.z};
+        store_rows(to_means, 3, i, count, mean);
+      }
+      if (to_quats) {
+        const Float quat[4] = {w * h[0] + u.x * h[1] + u.y * h[2] + u.z * h[3], w * h[1] - u.x * h[0] + u.z * h[2] - u.y * h[3],
+                               w * h[2] - u.y * h[0] - u.z * h[1] + u.x * h[3], w * h[3] - u.z * h[0] + u.y * h[1] - u.x * h[2]};
+        store_rows(to_quats, 4, i, count, quat);
+      }
+      if (!to_logits && !to_dual_quats) continue;
+      // through the division by the norm of the real part
+      const Float real[4] = {to_w, to_u.x, to_u.y, to_u.z}, dual[4] = {to_d0, to_e.x, to_e.y, to_e.z};
+      Float along = zero, mixed[8];
+      for (int j = 0; j < 4; j++) along = along + real[j] * s.r[j] + dual[j] * s.d[j];
+      for (int j = 0; j < 4; j++) {
+        mixed[j] = (real[j] - along * s.r[j]) * s.inverse_norm;
+        mixed[4 + j] = dual[j] * s.inverse_norm;
+      }
+      Float mean_grad = zero;
+      for (int bone = 0; bone < b; bone++) {
+        const float *dq = dual_quats + bone * 8;
+        Float a = zero;
+        for (int j = 0; j < 8; j++) a = fma(mixed[j], splat(dq[j]), a);
+        if (sums)
+          for (int j = 0; j < 8; j++) sums[bone * 8 + j] = fma(signed_weight[bone], mixed[j], sums[bone * 8 + j]);
+        grad_weight[bone] = a;
+        mean_grad = fma(signed_weight[bone], a, mean_grad);
+      }
+      if (!to_logits) continue;
+      for (int bone = 0; bone < b; bone++) {
+        const Float v = fma(signed_weight[bone], grad_weight[bone], zero - weight[bone] * mean_grad);
+        float *row = to_logits + (size_t)bone * n + i;
+        if (count == LANES) {
+          store(row, v);
+        } else {
+          alignas(64) float t[LANES];
+          store(t, v);
+          std::copy(t, t + count, row);
+        }
+      }
+    }
+  });
+  if (!to_dual_quats) return;
+  for (int j = 0; j < b * 8; j++) {
+    float total = 0.f;
+    for (int part = 0; part < PARTS; part++) total += sum(partial.data()[(size_t)part * b * 8 + j]);
+    to_dual_quats[j] = total;
+  }
+}
+}

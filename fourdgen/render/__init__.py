@@ -1,0 +1,100 @@
+"""Drawing surfels: three rasterizers behind one protocol, `pick` to choose one, `draw` to use it on a scene's surfels."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fourdgen import native
+from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.transforms import quat_conjugate, quat_rotate
+from fourdgen.render.types import Rasterizer, RenderOut
+from fourdgen.report import FourdgenError
+from fourdgen.scene.surfels import Surfels, rgb_from_sh
+
+__all__ = ["Rasterizer", "RenderOut", "draw", "pick", "surface_normal"]
+
+NAMES = ("auto", "cpu", "cuda", "tiled")
+
+
+@lru_cache(maxsize=None)
+def pick(name: str = "auto", device: str = "cpu", threads: int | None = None) -> Rasterizer:
+    """The rasterizer of that name for tensors on `device` ("cpu" or "cuda"); "auto" takes the best for the device.
+
+    Raises FourdgenError, with a way out, when it cannot work here; there is no silent fallback to another.
+    """
+    if name not in NAMES:
+        raise FourdgenError(f"no rasterizer is called {name!r}", f"choose one of {', '.join(NAMES)}")
+    if name == "auto":
+        name = "cuda" if device.startswith("cuda") else "cpu"
+    if name == "cpu":
+        if device != "cpu":
+            raise FourdgenError(f"the cpu rasterizer cannot draw tensors on {device}", "use --device cpu, or the cuda rasterizer")
+        if not native.available():
+            raise FourdgenError(
+                f"the cpu rasterizer cannot be used: {native.why_not()}",
+                "install it with a C++ compiler at hand (pip install -e . in a checkout), or choose the slow tiled rasterizer",
+            )
+        from fourdgen.render.cpu import CpuRasterizer
+
+        return CpuRasterizer(threads)
+    raise FourdgenError(f"the {name} rasterizer is not built yet", "use cpu")
+
+
+def draw(
+    surfels: Surfels,
+    cameras: Cameras,
+    background: Float[Tensor, "3"] | Float[Tensor, "v 3"] | None = None,
+    rasterizer: Rasterizer | None = None,
+    distortion: bool = False,
+    weights: bool = False,
+    screen_grad: Float[Tensor, "n"] | None = None,
+) -> RenderOut:
+    """Draw surfels of a scene: activations, colours of the directions they are seen from, then the rasterizer.
+
+    Directions are turned back into the canonical frame by `surfels.turned`, so that colours move with the surface.
+    """
+    rasterizer = rasterizer or pick("auto", surfels.means.device.type)
+    return rasterizer(
+        surfels.means, surfels.quats, surfels.log_scales.exp(), torch.sigmoid(surfels.opacity), colors_seen(surfels, cameras),
+        cameras, background=background, distortion=distortion, weights=weights, screen_grad=screen_grad,
+    )  # fmt: skip
+
+
+def colors_seen(surfels: Surfels, cameras: Cameras) -> Float[Tensor, "n 3"] | Float[Tensor, "v n 3"]:
+    """sRGB colours of surfels, per view where they depend on the direction."""
+    if surfels.sh.shape[1] == 1:
+        return rgb_from_sh(surfels.sh)
+    colors = []
+    for center in cameras.centers():
+        directions = torch.nn.functional.normalize(surfels.means - center, dim=-1)
+        if surfels.turned is not None:
+            directions = quat_rotate(quat_conjugate(surfels.turned), directions)
+        colors.append(rgb_from_sh(surfels.sh, directions))
+    return torch.stack(colors)
+
+
+def surface_normal(
+    depth: Float[Tensor, "v h w"], alpha: Float[Tensor, "v h w"], cameras: Cameras
+) -> Float[Tensor, "v h w 3"]:
+    """Unit world-space normals, towards the camera, of the surface that expected depth / alpha describes.
+
+    Central differences of unprojected points; zero on the border and where a neighbour has no alpha.
+    """
+    width, height = cameras.size
+    x = torch.arange(width, device=depth.device, dtype=depth.dtype) + 0.5
+    y = torch.arange(height, device=depth.device, dtype=depth.dtype) + 0.5
+    K = cameras.K[:, :, :, None, None]
+    z = depth / alpha.clamp_min(1e-6)
+    points = torch.stack([(x - K[:, 0, 2]) / K[:, 0, 0] * z, (y[:, None] - K[:, 1, 2]) / K[:, 1, 1] * z, z], -1)
+    across = points[:, 1:-1, 2:] - points[:, 1:-1, :-2]
+    down = points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
+    normal = torch.nn.functional.normalize(torch.linalg.cross(down, across), dim=-1, eps=1e-12)
+    seen = alpha > 1e-6
+    known = seen[:, 1:-1, 2:] & seen[:, 1:-1, :-2] & seen[:, 2:, 1:-1] & seen[:, :-2, 1:-1]
+    normal = torch.where(known[..., None], normal, torch.zeros_like(normal))
+    world = torch.einsum("vji,vhwj->vhwi", cameras.cam_from_world[:, :3, :3], normal)
+    return torch.nn.functional.pad(world, (0, 0, 1, 1, 1, 1))
