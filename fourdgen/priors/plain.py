@@ -1,0 +1,172 @@
+"""Masks of clips that were filmed, rendered or generated before one plain colour.
+
+What makes this more than a threshold: parts of the subject may have the background's colour (white on white), gaps such as
+the one between two legs show the background without touching the border of the picture, and every edge pixel is a mixture
+that would leave a fringe around the subject if it were taken as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+# Colour distances are the largest difference of the three channels, 0..255.
+NEAR = 10  # a border pixel this close to the median colour counts as background
+BORDER_SHARE = 0.80  # of all border pixels of the clip must be background: the rest may be a subject that is cut off
+FRAME_SHARE = 0.55  # the same in every single frame
+CODEC_NOISE = 9  # compression leaves this much around a subject on an otherwise clean background
+SHARP = 40  # an edge of the subject before the background is at least this strong, a highlight's rim is not
+LEAST_GAP = 6  # pixels: smaller enclosed spots are filled
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A background: its colour (RGB 0..255) and how far from it a pixel may be and still belong to it."""
+
+    color: Float[np.ndarray, "3"]
+    tolerance: float
+
+
+def find_plain(rgb: UInt8[np.ndarray, "t h w 3"]) -> Plain | None:
+    """The one colour that the border of the pictures has all through the clip, or None."""
+    border = _border_pixels(rgb)
+    color = np.median(border.reshape(-1, 3), 0)
+    distance = np.abs(border - color).max(-1)
+    near = distance <= NEAR
+    if near.mean() < BORDER_SHARE or near.mean(1).min() < FRAME_SHARE:
+        return None
+    noise = float(np.percentile(distance[near], 99.5))
+    return Plain(color.astype(np.float32), CODEC_NOISE + 1.5 * noise)
+
+
+def _border_pixels(rgb: UInt8[np.ndarray, "t h w 3"]) -> Int[np.ndarray, "t n 3"]:
+    height, width = rgb.shape[1:3]
+    rim = max(2, round(0.015 * max(height, width)))
+    mask = np.ones((height, width), bool)
+    mask[rim:-rim, rim:-rim] = False
+    return rgb[:, mask].astype(np.int16)
+
+
+def cut_plain(
+    picture: UInt8[np.ndarray, "h w 3"], plain: Plain
+) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+    """(colour without the background's share, soft mask) of one frame."""
+    away = picture.astype(np.float32) - plain.color
+    distance = np.abs(away).max(-1)
+    subject = _solid(distance, plain)
+    if not subject.any():
+        return picture, subject.astype(np.uint8)
+    return _soft_edge(picture, away, distance, subject, plain)
+
+
+def _solid(distance: Float[np.ndarray, "h w"], plain: Plain) -> Bool[np.ndarray, "h w"]:
+    """The subject including its soft rim: all that is neither background nor a gap that shows background."""
+    like = (distance <= plain.tolerance).astype(np.uint8)
+    # Opening closes channels of one or two pixels through which the flood would leak into white parts of the subject.
+    # The frame is enlarged so that background cut into corners by the subject still meets the border.
+    roomy = cv2.copyMakeBorder(like, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=1)
+    opened = cv2.morphologyEx(roomy, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    opened[[0, -1]] = opened[:, [0, -1]] = 1
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
+    labels = labels[2:-2, 2:-2]
+    background = labels == _label_of_corner(opened)
+    for label in range(1, count):
+        if label != _label_of_corner(opened) and stats[label, cv2.CC_STAT_AREA] >= LEAST_GAP:
+            x, y, w, h = (int(v) for v in stats[label, :4])
+            x0, y0, x1, y1 = max(x - 6, 0), max(y - 6, 0), x + w + 2, y + h + 2  # the box, four pixels wider
+            spot = labels[y0:y1, x0:x1] == label
+            if _is_gap(spot, distance[y0:y1, x0:x1], plain):
+                background[y0:y1, x0:x1] |= spot
+    return ~_grown_within(background, like > 0)
+
+
+def _label_of_corner(opened: UInt8[np.ndarray, "h w"]) -> int:
+    return 1 if opened[0, 0] else 0  # Components are numbered in reading order, and the corner was made background.
+
+
+def _grown_within(region: Bool[np.ndarray, "h w"], limit: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """The region, two pixels larger where `limit` allows it: what opening took away comes back."""
+    grown = region.astype(np.uint8)
+    for _ in range(2):
+        grown = cv2.dilate(grown, np.ones((3, 3), np.uint8)) & limit.astype(np.uint8)
+    return (grown > 0) | region
+
+
+def _is_gap(spot: Bool[np.ndarray, "h w"], distance: Float[np.ndarray, "h w"], plain: Plain) -> bool:
+    """Whether an enclosed spot of background colour shows the background rather than a white part of the subject.
+
+    Background is flat: it has exactly its colour but for noise. A painted or shaded part hardly ever has. And a gap ends
+    at the subject's edge, which is sharp, where the rim of a highlight is a slope.
+    """
+    if spot.sum() < LEAST_GAP:
+        return False
+    core = cv2.erode(spot.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    inner = distance[core] if core.sum() >= LEAST_GAP else distance[spot]
+    wide = cv2.dilate(spot.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    ring = distance[wide & ~(cv2.dilate(spot.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)]
+    flat = float(np.percentile(inner, 60)) <= plain.tolerance / 2.5
+    return flat and len(ring) > 0 and float(np.percentile(ring, 35)) >= SHARP
+
+
+def _soft_edge(
+    picture: UInt8[np.ndarray, "h w 3"],
+    away: Float[np.ndarray, "h w 3"],
+    distance: Float[np.ndarray, "h w"],
+    subject: Bool[np.ndarray, "h w"],
+    plain: Plain,
+) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+    """Alpha of the rim by I = a F + (1 - a) B with F from the subject's inside, and the rim's colour without B."""
+    solid = subject.astype(np.uint8)
+    kernel = np.ones((3, 3), np.uint8)
+    inside = cv2.erode(solid, kernel, iterations=2, borderType=cv2.BORDER_CONSTANT, borderValue=1)
+    rim = (cv2.dilate(solid, kernel) > 0) & (inside == 0)
+    geometric = cv2.GaussianBlur(solid.astype(np.float32), (0, 0), 0.8)
+    alpha = solid.astype(np.float32)
+    rows, columns = np.nonzero(rim)
+    front = _front_colors(away, distance, inside, rows, columns)
+    strength = (front * front).sum(-1)
+    mixed = (away[rows, columns] * front).sum(-1) / np.maximum(strength, 1.0)
+    trust = strength / (strength + 40.0**2)
+    alpha[rows, columns] = (trust * mixed + (1 - trust) * geometric[rows, columns]).clip(0, 1)
+    color = picture.astype(np.float32)
+    a = alpha[rows, columns][:, None]
+    unmixed = away[rows, columns] / np.maximum(a, 0.05)
+    share = ((a - 0.1) / 0.4).clip(0, 1)  # a faint pixel says little about the colour behind it
+    color[rows, columns] = plain.color + share * unmixed + (1 - share) * front
+    return color.clip(0, 255).round().astype(np.uint8), (alpha * 255).round().astype(np.uint8)
+
+
+def _front_colors(
+    away: Float[np.ndarray, "h w 3"],
+    distance: Float[np.ndarray, "h w"],
+    inside: UInt8[np.ndarray, "h w"],
+    rows: Int[np.ndarray, "n"],
+    columns: Int[np.ndarray, "n"],
+) -> Float[np.ndarray, "n 3"]:
+    """The subject's own colour (minus the background's) behind each rim pixel.
+
+    The nearest pixel of the inside; where the part is too thin to have an inside, the strongest pixel around.
+    """
+    height, width = distance.shape
+    best_row, best_column, best = rows.copy(), columns.copy(), distance[rows, columns]
+    for dy in (-2, -1, 0, 1, 2):
+        for dx in (-2, -1, 0, 1, 2):
+            r, c = (rows + dy).clip(0, height - 1), (columns + dx).clip(0, width - 1)
+            better = distance[r, c] > best
+            best_row, best_column = np.where(better, r, best_row), np.where(better, c, best_column)
+            best = np.where(better, distance[r, c], best)
+    front = away[best_row, best_column]
+    if inside.any():
+        reach, labels = cv2.distanceTransformWithLabels(
+            1 - inside, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+        )
+        seat = np.zeros((labels.max() + 1, 2), np.int64)
+        there = np.nonzero(inside)
+        seat[labels[there]] = np.stack(there, -1)
+        nearest = seat[labels[rows, columns]]
+        near = reach[rows, columns] <= 4.5
+        front = np.where(near[:, None], away[nearest[:, 0], nearest[:, 1]], front)
+    return front
