@@ -252,10 +252,12 @@ class ConsoleReporter:
             return
         self._last_line[stage] = now
         self._peak_mb = max(self._peak_mb, peak_memory_mb())
-        said = figures(fields)
         if self._live:
+            # One line has to hold it all: where there is a PSNR, nobody needs the loss.
+            said = figures({**fields, "loss": None} if fields.get("psnr") is not None else fields)
             self._live.step(stage, step, total, said, left, self._peak_mb)
             return
+        said = figures(fields)
         parts = [f"{stage}: step {step}" + (f" of {total}" if total else "")]
         parts += [said] if said else []
         parts += [f"{duration(left)} left"] if left is not None and step < total else []
@@ -278,16 +280,15 @@ class _Live:
 
     def __init__(self, stream: IO[str]) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
         self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[where]}", markup=False),
             TextColumn("{task.fields[said]}", markup=False),
-            TimeElapsedColumn(),
             console=self._console,
             refresh_per_second=4,
             transient=True,
@@ -308,7 +309,12 @@ class _Live:
         parts.append(f"peak {memory(peak_mb)}")
         where = f"{step}/{total}" if total else str(step)
         self._progress.update(
-            self._tasks[stage], completed=step, total=total or None, where=where, said="  ".join(parts)
+            self._tasks[stage],
+            completed=step,
+            total=total or None,
+            where=where,
+            said="  ".join(parts),
+            refresh=step == total,
         )
 
     def end(self, stage: str) -> None:
