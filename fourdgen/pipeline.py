@@ -207,6 +207,12 @@ def machine_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def stage_of(name: str) -> Stage:
+    """One row of the table, imported."""
+    stage: Stage = importlib.import_module(STAGES[name]).STAGE
+    return stage
+
+
 def stages_of(recipe: settings.Recipe) -> list[Stage]:
     """The stages that a recipe names. Raises FourdgenError: unknown, out of order, or no export at the end."""
     errors, before = [], []
@@ -216,7 +222,7 @@ def stages_of(recipe: settings.Recipe) -> list[Stage]:
             errors.append(FourdgenError(f"{recipe.path}: {name}: no such stage{guess}", f"stages: {', '.join(STAGES)}"))
     if errors:
         raise all_at_once(errors)
-    chosen = [importlib.import_module(STAGES[name]).STAGE for name in recipe.stages]
+    chosen = [stage_of(name) for name in recipe.stages]
     for stage in chosen:
         if stage.name in before:
             errors.append(FourdgenError(f"{recipe.path}: {stage.name}: stands twice in the list of stages"))

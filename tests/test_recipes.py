@@ -1,0 +1,71 @@
+"""Every shipped recipe parses and gives a plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fourdgen import account, config, pipeline
+from fourdgen.report import FourdgenError
+
+NAMES = config.recipe_names()
+
+
+def test_the_recipes_that_the_command_line_promises_are_there() -> None:
+    assert {"fast", "quality", "max"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_resolves_and_plans(name: str) -> None:
+    recipe = config.load_recipe(name)
+    assert recipe.title
+    stages = pipeline.stages_of(recipe)
+    made = config.resolve(recipe, {stage.name: stage.config for stage in stages})
+    assert [stage.name for stage in stages] == list(recipe.stages)
+    for stage in stages:
+        assert isinstance(made[stage.name], stage.config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_says_what_it_is_and_how_long_it_takes(name: str) -> None:
+    text = (config.recipe_folder() / f"{name}.toml").read_text()
+    assert text.startswith(f"# {name}: ")
+    assert "Total time" in text
+
+
+def test_every_setting_has_a_type_that_the_command_line_understands() -> None:
+    for name in pipeline.STAGES:
+        stage = pipeline.stage_of(name)
+        for setting, hint in config.types_of(stage.config).items():
+            assert config.describe(hint), f"{name}.{setting}"
+
+
+@pytest.mark.parametrize(
+    ("stages", "expected"),
+    [
+        (["ingest", "trian"], "trian: no such stage (did you mean train?)"),
+        (["ingest", "sample"], "needs root_pose before it"),
+        (["ingest"], "the last stage has to be export"),
+        (["ingest", "ingest", "align", "root_pose", "sample", "train", "export"], "ingest: stands twice"),
+    ],
+)
+def test_a_list_of_stages_that_cannot_run(stages: list[str], expected: str) -> None:
+    recipe = config.Recipe("r", Path("r.toml"), "", tuple(stages))
+    with pytest.raises(FourdgenError) as caught:
+        pipeline.stages_of(recipe)
+    assert expected in caught.value.message
+
+
+def test_the_plan_of_the_demo(tmp_path: Path) -> None:
+    clips = sorted((Path(__file__).parents[1] / "assets" / "demo").glob("*.mp4"))
+    request = pipeline.Request(tuple(clips), tmp_path / "scene.ply", pipeline="fast", device="cpu")
+    planned = pipeline.plan(request)
+    assert [row.state for row in planned.rows] == ["new"] * len(planned.rows)
+    assert len({row.key for row in planned.rows}) == len(planned.rows)
+    said = account.describe(planned)
+    for row in planned.rows:
+        assert row.folder.name in said
+    assert not list(tmp_path.iterdir())
+    other = pipeline.plan(pipeline.Request(tuple(clips), tmp_path / "scene.ply", pipeline="fast", device="cpu", seed=1))
+    assert {row.key for row in other.rows}.isdisjoint({row.key for row in planned.rows})
