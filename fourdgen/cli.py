@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
 SceneFile = Annotated[Path, typer.Argument(metavar="SCENE", help="A scene.ply.", show_default=False)]
 
 
@@ -42,7 +43,8 @@ def _speaking(
 ) -> Iterator[ConsoleReporter]:
     """Gives a verb its reporter and turns whatever it raises into words and an exit code."""
     report = ConsoleReporter(json=json)
-    code, outcome, log = OK, f"{verb} done", None
+    report.places.update({name: place for name, place in (("scene", output), ("run", run_folder)) if place})
+    code, outcome = OK, f"{verb} done"
     try:
         yield report
     except FourdgenError as error:
@@ -55,14 +57,13 @@ def _speaking(
         raise  # the reader of our output went away: typer knows what to do
     except Exception as error:
         code, outcome = BUG, f"{verb} failed"
-        log = _write_crash(run_folder)
+        log = report.places["log"] = _write_crash(run_folder)
         report.error(
             f"this is a mistake in fourdgen: {type(error).__name__}: {_first_line(error)}",
             f"the whole story is in {log}; please report it",
         )
     if closing:
-        places = {"scene": output, "run": run_folder, "log": log}
-        report.close(outcome, {name: place for name, place in places.items() if place is not None and place.exists()})
+        report.close(outcome)
     if code != OK:
         raise SystemExit(code)
 
@@ -163,7 +164,7 @@ def reconstruct(
         Path | None,
         typer.Option(metavar="DIR", help="Run folder. [default: scene.run beside the output]", show_default=False),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")] = "auto",
+    device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]", show_default=False)] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on.")] = False,
@@ -198,6 +199,71 @@ def reconstruct(
         return
     with _speaking(json, "reconstruct", job.run_folder, job.output) as report:
         pipelines.reconstruct(request, report)
+
+
+@app.command()
+def render(
+    scene: SceneFile,
+    orbit: Annotated[bool, typer.Option("--orbit", help="A camera that circles the subject (the default).")] = False,
+    source: Annotated[str | None, typer.Option(metavar="CLIP", help="Your own clip again, side by side.")] = None,
+    cameras: Annotated[Path | None, typer.Option(help="One picture per entry of a transforms.json.")] = None,
+    path: Annotated[str | None, typer.Option(metavar="spiral|bullet", help="A camera path.")] = None,
+    clip: Annotated[str | None, typer.Option(metavar="NAME", help="Whose motion. [default: the reference]")] = None,
+    time: Annotated[str, typer.Option(metavar="loop|freeze:SECONDS", help="How time goes by.")] = "loop",
+    size: Annotated[str, typer.Option(metavar="WxH", help="Picture size; one number for a square.")] = "",
+    fps: Annotated[float | None, typer.Option(help="Pictures a second.")] = None,
+    speed: Annotated[float, typer.Option(help="Speed of the motion.")] = 1.0,
+    elevation: Annotated[float, typer.Option(help="Height of the camera in degrees.")] = 15.0,
+    channel: Annotated[str, typer.Option(metavar="rgb|normal|depth|alpha|confidence", help="What to draw.")] = "rgb",
+    background: Annotated[
+        str, typer.Option(metavar="COLOR", help="Name or #rrggbb. [default: white; clear in PNG]")
+    ] = "",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="FILE.mp4, FILE.gif or a folder (PNG).")] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """A video, a GIF or pictures of an asset.
+
+    \b
+    Example:
+      fourdgen render scene.ply --orbit
+      fourdgen render scene.ply --source walk -o beside.mp4
+      fourdgen render scene.ply --path bullet --time freeze:0.5 --channel normal -o bullet.gif
+    """
+    with _speaking(json, "render") as report:
+        from fourdgen.pipeline import pick_device
+        from fourdgen.playback import RenderRequest
+        from fourdgen.playback import render as draw
+
+        request = RenderRequest(
+            orbit=orbit, source=source, cameras=cameras, path=path, clip=clip, time=time, size=size, fps=fps,
+            speed=speed, elevation=elevation, channel=channel, output=output, background=background,
+        )  # fmt: skip
+        report.places["output"] = draw(scene, request, report, device=pick_device(device))
+
+
+@app.command()
+def export(
+    scene: SceneFile,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.", show_default=False)],
+    format: Annotated[str | None, typer.Option("--format", metavar="NAME", help="[default: by extension]")] = None,
+    clip: Annotated[str | None, typer.Option(metavar="NAME", help="Whose motion. [default: the reference]")] = None,
+    time: Annotated[float | None, typer.Option(metavar="SECONDS", help="When, for formats without motion.")] = None,
+    json: Json = False,
+) -> None:
+    """An asset, or its cameras, for other programs.
+
+    \b
+    Example:
+      fourdgen export scene.ply -o cameras.json
+      fourdgen export scene.ply --format 3dgs --time 0.5 -o frozen.ply
+    """
+    with _speaking(json, "export") as report:
+        from fourdgen.scene import files
+        from fourdgen.scene.formats import registry
+
+        registry.choose(output, format)  # before the scene is read
+        report.places["output"] = registry.export(files.read(scene, report), output, format, clip, time)
 
 
 @app.command()

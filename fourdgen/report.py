@@ -169,6 +169,7 @@ class ConsoleReporter:
         self._json = json
         self._stream = stream or (sys.stdout if json else sys.stderr)
         self._interval = interval  # seconds between two plain lines of one stage
+        self.places: dict[str, Path] = {}  # where things are, for the closing line: name -> path
         self._begun = time.monotonic()
         self._peak_mb = 0.0
         self._pace: dict[str, tuple[float, int]] = {}  # stage -> (when its first step came, which step that was)
@@ -208,13 +209,13 @@ class ConsoleReporter:
         else:
             print(text, flush=True)
 
-    def close(self, outcome: str, where: Mapping[str, Path | str] | None = None) -> None:
-        """The last line of every run: `outcome` (done, failed, interrupted), time, peak memory, where things are."""
+    def close(self, outcome: str) -> None:
+        """The last line of every run: `outcome`, time, peak memory, and where those of `places` are that exist."""
         if self._live:
             self._live.stop()
         seconds = time.monotonic() - self._begun
         peak = max(self._peak_mb, peak_memory_mb())
-        places = dict(where or {})
+        places = {name: place for name, place in self.places.items() if place.exists()}
         if self._json:
             self._print(
                 json_line("end", {"outcome": outcome, "seconds": round(seconds, 2), "peak_mb": round(peak), **places})

@@ -59,23 +59,26 @@ def test_json_events_are_one_object_a_line() -> None:
     console.emit("step", stage="train", step=1, total=2, loss=0.5)
     console.warn("careful")
     console.error("wrong", "do this")
-    console.close("stopped", {"scene": Path("scene.ply")})
+    console.places["scene"] = Path(__file__)
+    console.close("stopped")
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [event["event"] for event in events] == ["step", "warning", "error", "end"]
     assert (events[0]["step"], events[0]["loss"]) == (1, 0.5)
     assert (events[2]["text"], events[2]["hint"]) == ("wrong", "do this")
-    assert (events[3]["outcome"], events[3]["scene"]) == ("stopped", "scene.ply")
+    assert (events[3]["outcome"], events[3]["scene"]) == ("stopped", __file__)
     assert events[3]["peak_mb"] > 1
 
 
 @pytest.mark.parametrize("outcome", ["reconstruct done", "reconstruct failed"])
-def test_the_closing_line_is_the_same_for_every_outcome(outcome: str) -> None:
+def test_the_closing_line_is_the_same_for_every_outcome(outcome: str, tmp_path: Path) -> None:
     stream = io.StringIO()
-    ConsoleReporter(stream=stream).close(outcome, {"scene": "a/scene.ply", "run": "a/scene.run"})
+    console = ConsoleReporter(stream=stream)
+    console.places.update({"scene": tmp_path / "never written", "run": tmp_path})
+    console.close(outcome)
     words = stream.getvalue().strip().split(" | ")
     assert words[0].startswith(f"{outcome} in 0.")
     assert words[1].startswith("peak memory ")
-    assert words[2:] == ["scene a/scene.ply", "run a/scene.run"]
+    assert words[2:] == [f"run {tmp_path}"]
 
 
 def test_the_live_display_shows_figures_and_leaves_lines_behind(monkeypatch: pytest.MonkeyPatch) -> None:
