@@ -1,0 +1,63 @@
+# `make setup` makes .venv with fourdgen in it; every other target but clean does that first, and repeats nothing that is
+# finished. PYTHON= chooses the interpreter; NO_SETUP=1 uses it as it is, without .venv and without network.
+
+PYTHON ?= python3
+VENV := .venv
+DEMO := demo
+STAMP := $(VENV)/fourdgen.stamp
+EXTERNAL := $(VENV)/external.stamp
+
+ifdef NO_SETUP
+RUN := $(PYTHON)
+READY :=
+else
+RUN := $(VENV)/bin/python
+READY := $(STAMP)
+endif
+
+FOURDGEN := $(RUN) -m fourdgen.cli
+PYTEST := $(RUN) -m pytest -q
+
+.PHONY: setup check test test-external test-gpu demo bench clean
+
+setup: $(READY)
+
+# The kernels are compiled by the installation, so their sources count as well.
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+check: $(READY)
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+test: $(READY)
+	$(PYTEST)
+
+# Readers that are not ours: open3d from the package registry, the others through npm.
+$(EXTERNAL): $(STAMP) $(wildcard tests/external/package*.json)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'open3d>=0.19'
+	if [ -f tests/external/package.json ]; then npm install --silent --no-fund --no-audit --prefix tests/external; fi
+	touch $@
+
+test-external: $(if $(READY),$(EXTERNAL))
+	$(PYTEST) -o addopts="-ra --strict-markers" tests/external
+
+test-gpu: $(READY)
+	$(PYTEST) -m gpu
+
+demo: $(READY)
+	$(FOURDGEN) reconstruct assets/demo/*.mp4 -o $(DEMO)/scene.ply
+	$(FOURDGEN) render $(DEMO)/scene.ply --orbit -o $(DEMO)/scene_orbit.mp4
+	@echo "the asset: $(CURDIR)/$(DEMO)/scene.ply"
+	@echo "the orbit: $(CURDIR)/$(DEMO)/scene_orbit.mp4"
+
+# The tables of docs/performance.md. Those that score need the bench: make bench BENCH=DIR, or FOURDGEN_BENCH.
+bench: $(READY)
+	for file in benchmarks/*.py; do $(RUN) $$file $(if $(BENCH),--bench $(BENCH)) || exit 1; done
+
+clean:
+	rm -rf build dist $(DEMO) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	find fourdgen tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
