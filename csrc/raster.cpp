@@ -39,15 +39,18 @@ template <int C> static void project_block(const Scene &scene, Record<C> *record
                             p.center.z, p.tu.z, p.tv.z, p.normal.x * p.facing, p.normal.y * p.facing, p.normal.z * p.facing,
                             min(x + ox - hx, mx - disc), max(x + ox + hx, mx + disc), min(y + oy - hy, my - disc),
                             max(y + oy + hy, my + disc)};
-  alignas(64) float o[21][LANES], in_front[LANES];
-  for (int q = 0; q < 21; q++) store(o[q], values[q]);
+  alignas(64) float o[21][LANES], in_front[LANES], finite[LANES];
+  Float check_all = splat(0.f);
+  for (int q = 0; q < 21; q++) {
+    store(o[q], values[q]);
+    check_all = fma(values[q], splat(0.f), check_all);
+  }
   store(in_front, crosses);
+  store(finite, check_all);
   for (int j = 0; j < count; j++) {
     Record<C> &r = records[first + j];
     const float *color = colors + (size_t)(first + j) * scene.channels;
-    float check = 0.f;  // becomes NaN when anything is not finite
-    for (int q = 0; q < 21; q++) check += 0.f * o[q][j];
-    check += 0.f * opacity[j];
+    float check = finite[j] + 0.f * opacity[j];  // NaN when anything is not finite
     for (int q = 0; q < C; q++) {
       r.color[q] = q < scene.channels ? color[q] : 0.f;
       check += 0.f * r.color[q];
@@ -179,14 +182,14 @@ struct CameraSums {
 };
 
 // From the sums of LANES surfels in one view to their parameters: the chain rule of project() and homography(), backwards.
-template <int C>
+template <int C, bool GEOMETRY>
 static void parameter_gradients(const Workspace &ws, const Scene &scene, int view, int first, int count, const SceneGrads &out,
                                 CameraSums *cameras) {
   const size_t n = scene.surfels, base = view * n + first;
   const int32_t *begin = ws.slot_begin.data() + base;
   if (begin[0] == begin[count]) return;
-  constexpr int N = MOMENTS<C>;
-  alignas(64) float sums[N][LANES] = {}, inverse_c[LANES] = {}, record_a[3][LANES] = {}, record_b[3][LANES] = {};
+  constexpr int N = MOMENTS<C, GEOMETRY>;
+  alignas(64) float sums[MOMENTS<C, true>][LANES] = {}, inverse_c[LANES] = {}, record_a[3][LANES] = {}, record_b[3][LANES] = {};
   for (int j = 0; j < count; j++) {
     float total[N] = {};
     for (int slot = begin[j]; slot < begin[j + 1]; slot++) {
@@ -240,19 +243,19 @@ static void parameter_gradients(const Workspace &ws, const Scene &scene, int vie
   const Float to_ex_u = to_mx * p.tu.z * inverse_d, to_ex_v = to_mx * p.tv.z * inverse_d;
   const Float to_ey_u = to_my * p.tu.z * inverse_d, to_ey_v = to_my * p.tv.z * inverse_d;
   to_tu.z = to_tu.z + (to_mx * p.ex_u + to_my * p.ey_u) * inverse_d + two * p.tu.z * to_d - fx * p.sx * to_ex_u -
-            fy * p.sy * to_ey_u + moment(SUM_ZU);
+            fy * p.sy * to_ey_u + moment(SUM_ZU<C>);
   to_tv.z = to_tv.z + (to_mx * p.ex_v + to_my * p.ey_v) * inverse_d + two * p.tv.z * to_d - fx * p.sx * to_ex_v -
-            fy * p.sy * to_ey_v + moment(SUM_ZV);
+            fy * p.sy * to_ey_v + moment(SUM_ZV<C>);
   to_tu.x = to_tu.x + fx * to_ex_u, to_tv.x = to_tv.x + fx * to_ex_v;
   to_tu.y = to_tu.y + fy * to_ey_u, to_tv.y = to_tv.y + fy * to_ey_v;
   const Float to_sx = fx * (to_mx - p.tu.z * to_ex_u - p.tv.z * to_ex_v);
   const Float to_sy = fy * (to_my - p.tu.z * to_ey_u - p.tv.z * to_ey_v);
   to_center.x = to_center.x + to_sx * inverse_z;
   to_center.y = to_center.y + to_sy * inverse_z;
-  to_center.z = to_center.z - two * p.center.z * to_d - (to_sx * p.sx + to_sy * p.sy) * inverse_z + moment(SUM_Z);
+  to_center.z = to_center.z - two * p.center.z * to_d - (to_sx * p.sx + to_sy * p.sy) * inverse_z + moment(SUM_Z<C>);
   // to the world
   const Vec3 to_axis_u = rotate_back(camera, to_tu), to_axis_v = rotate_back(camera, to_tv);
-  const Vec3 to_mean = rotate_back(camera, to_center), r2 = moments3(SUM_NORMAL) * p.facing;
+  const Vec3 to_mean = rotate_back(camera, to_center), r2 = moments3(SUM_NORMAL<C>) * p.facing;
   const Vec3 r0 = to_axis_u * p.scale_u, r1 = to_axis_v * p.scale_v;
   const Float w = p.qw, x = p.qx, y = p.qy, z = p.qz;
   Float qw = two * (z * (r0.y - r1.x) + y * (r2.x - r0.z) + x * (r1.z - r2.y));
@@ -316,7 +319,10 @@ static void backward(Workspace &ws, const Scene &scene, const Images &images, co
     const int end = std::min(n, (chunk + 1) * CHUNK);
     for (int i = chunk * CHUNK; i < end; i += LANES)
       for (int view = 0; view < scene.views; view++)
-        parameter_gradients<C>(ws, scene, view, i, std::min(LANES, end - i), out, camera_sums);
+        if (geometry)
+          parameter_gradients<C, true>(ws, scene, view, i, std::min(LANES, end - i), out, camera_sums);
+        else
+          parameter_gradients<C, false>(ws, scene, view, i, std::min(LANES, end - i), out, camera_sums);
     if (!cameras) return;
     for (int view = 0; view < scene.views; view++) {
       float *to = partial + ((size_t)chunk * scene.views + view) * SUMS;

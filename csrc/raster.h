@@ -45,10 +45,15 @@ template <int C> struct alignas(64) Record {
   float color[C];
 };
 
-// Order of the sums that the backward pass gathers per (surfel, tile).
-enum Moment { SUM_C = 0, SUM_B = 3, SUM_A = 6, SUM_X = 9, SUM_Y, SUM_OPACITY, SUM_Z, SUM_ZU, SUM_ZV, SUM_NORMAL, SUM_COLOR = 18 };
-template <int C> constexpr int MOMENTS = SUM_COLOR + C;
-template <int C> constexpr int SLOT = (MOMENTS<C> + 15) / 16 * 16;
+// Order of the sums that the backward pass gathers per (surfel, tile). The last six are there when pictures of the
+// geometry have gradients.
+constexpr int SUM_C = 0, SUM_B = 3, SUM_A = 6, SUM_X = 9, SUM_Y = 10, SUM_OPACITY = 11, SUM_COLOR = 12;
+template <int C> constexpr int SUM_Z = SUM_COLOR + C;
+template <int C> constexpr int SUM_ZU = SUM_Z<C> + 1;
+template <int C> constexpr int SUM_ZV = SUM_Z<C> + 2;
+template <int C> constexpr int SUM_NORMAL = SUM_Z<C> + 3;
+template <int C, bool GEOMETRY> constexpr int MOMENTS = SUM_Z<C> + (GEOMETRY ? 6 : 0);
+template <int C> constexpr int SLOT = (MOMENTS<C, true> + 15) / 16 * 16;  // floats: whole cache lines
 
 // State of one forward call, kept for its backward call.
 struct Workspace {

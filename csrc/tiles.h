@@ -2,11 +2,10 @@
 // 2 x LANES/2 pixels at any x. Measured: surfel-centred visits with branch-free compositing beat per-pixel lists 2-3 times.
 #pragma once
 #include <algorithm>
+#include <cstddef>
 #include "raster.h"
 
 constexpr float EXPONENT = -0.72134752044f;  // exp(-q / 2) = 2^(EXPONENT q)
-
-static inline int plane_index(int x, int y) { return (y / BLOCK_H) * ROW_PAIR + x * BLOCK_H + y % BLOCK_H; }
 
 template <class T> static inline void pack(T *__restrict plane, const T *__restrict image, size_t stride, int w, int h) {
   for (int y = 0; y < h; y += BLOCK_H) {
@@ -51,8 +50,10 @@ static inline TileArea tile_area(const Workspace &ws, const Scene &scene, int in
 // 1 in the tile's pixels and 0 in the padding, where then nothing is ever composited.
 static inline void start_transmittance(float *T, const TileArea &t) {
   std::fill(T, T + PLANE, 0.f);
-  for (int y = 0; y < t.h; y++)
-    for (int x = 0; x < t.w; x++) T[plane_index(x, y)] = 1.f;
+  const int pairs = t.h / BLOCK_H;
+  for (int pair = 0; pair < pairs; pair++) std::fill_n(T + pair * ROW_PAIR, t.w * BLOCK_H, 1.f);
+  if (t.h % BLOCK_H)
+    for (int x = 0; x < t.w; x++) T[pairs * ROW_PAIR + x * BLOCK_H] = 1.f;
 }
 static inline bool any_pixel_open(const float *T, int h) {
   for (int p = 0, end = (h + 1) / BLOCK_H * ROW_PAIR; p < end; p += LANES)
@@ -92,9 +93,10 @@ template <int C> static inline void prefetch(const Record<C> *records, const int
 }
 
 template <int C> struct ForwardPlanes {
-  alignas(64) float T[PLANE], color[C][PLANE], normal[3][PLANE], depth[PLANE], median[PLANE];
-  alignas(64) float distortion[PLANE], depth_before[PLANE];
+  alignas(64) float T[PLANE];
   alignas(64) int32_t median_id[PLANE];
+  alignas(64) float color[C][PLANE], normal[3][PLANE], depth[PLANE], median[PLANE];  // zeroed for every tile
+  alignas(64) float distortion[PLANE], depth_before[PLANE];                            // these only with EXTRA
 };
 
 static inline void empty_tile(const Scene &scene, const TileArea &t, const Images &out) {
@@ -118,7 +120,7 @@ static void composite_forward(const Workspace &ws, const Scene &scene, int index
                               float *gathered) {
   const TileArea t = tile_area(ws, scene, index);
   if (t.begin == t.end) return empty_tile(scene, t, out);
-  std::memset(&s, 0, sizeof s);
+  std::memset(s.color, 0, (EXTRA ? sizeof s : offsetof(ForwardPlanes<C>, distortion)) - offsetof(ForwardPlanes<C>, color));
   std::fill(s.median_id, s.median_id + PLANE, -1);
   start_transmittance(s.T, t);
   const LaneOffsets lane = lane_offsets();
@@ -195,24 +197,26 @@ static void composite_forward(const Workspace &ws, const Scene &scene, int index
 }
 
 template <int C> struct BackwardPlanes {
-  alignas(64) float T[PLANE], rest[PLANE], color[C][PLANE], normal[3][PLANE], depth[PLANE], median[PLANE];
-  alignas(64) float distortion[PLANE], depth_before[PLANE], alpha_total[PLANE], depth_total[PLANE];
+  alignas(64) float T[PLANE], rest[PLANE], color[C][PLANE], scratch[PLANE];        // zeroed for every tile
+  alignas(64) float normal[3][PLANE], depth[PLANE], median[PLANE];                 // these only with GEOMETRY
   alignas(64) int32_t median_id[PLANE];
+  alignas(64) float distortion[PLANE], depth_before[PLANE], alpha_total[PLANE], depth_total[PLANE];  // and these with DIST
 };
 
 // Loads the tile's gradients. `rest` starts as sum_k g_k out_k - T_final g_alpha: the gradient that lies behind a surfel is
 // what remains of it after the surfels so far, so that the forward order is replayed without dividing to recover T.
-template <int C, bool DIST>
+template <int C, bool GEOMETRY, bool DIST>
 static void load_gradients(const Scene &scene, const TileArea &t, BackwardPlanes<C> &s, const Images &out, const ImageGrads &g) {
-  std::memset(&s, 0, sizeof s);
+  using Planes = BackwardPlanes<C>;
+  std::memset(&s, 0, DIST ? sizeof s : GEOMETRY ? offsetof(Planes, distortion) : offsetof(Planes, normal));
   const int stride = scene.width, count = (t.h + 1) / BLOCK_H * ROW_PAIR;
   const size_t v = t.view, p = v * t.size + t.pixel0;
-  float *scratch = s.T;
+  float *values = s.T;  // until the loop over surfels starts
   auto add = [&](float *grad, const float *grad_image, const float *image, size_t offset, float factor) {
     pack(grad, grad_image + offset, stride, t.w, t.h);
-    pack(scratch, image + offset, stride, t.w, t.h);
+    pack(values, image + offset, stride, t.w, t.h);
     for (int o = 0; o < count; o += LANES)
-      store(s.rest + o, fma(splat(factor) * load(grad + o), load(scratch + o), load(s.rest + o)));
+      store(s.rest + o, fma(splat(factor) * load(grad + o), load(values + o), load(s.rest + o)));
   };
   if (g.rgb)
     for (int k = 0; k < scene.channels; k++)
@@ -226,11 +230,10 @@ static void load_gradients(const Scene &scene, const TileArea &t, BackwardPlanes
     pack(s.depth_total, out.depth + p, stride, t.w, t.h);
   }
   if (g.alpha) {
-    pack(scratch, out.alpha + p, stride, t.w, t.h);
-    pack(s.median, g.alpha + p, stride, t.w, t.h);  // scratch
+    pack(values, out.alpha + p, stride, t.w, t.h);
+    pack(s.scratch, g.alpha + p, stride, t.w, t.h);
     for (int o = 0; o < count; o += LANES)
-      store(s.rest + o, fnma(splat(1.f) - load(scratch + o), load(s.median + o), load(s.rest + o)));
-    std::fill(s.median, s.median + PLANE, 0.f);
+      store(s.rest + o, fnma(splat(1.f) - load(values + o), load(s.scratch + o), load(s.rest + o)));
   }
   if (g.median) {
     pack(s.median, g.median + p, stride, t.w, t.h);
@@ -245,7 +248,7 @@ static void composite_backward(Workspace &ws, const Scene &scene, int index, Bac
                                const ImageGrads &grads) {
   const TileArea t = tile_area(ws, scene, index);
   if (t.begin == t.end) return;
-  load_gradients<C, DIST>(scene, t, s, out, grads);
+  load_gradients<C, GEOMETRY, DIST>(scene, t, s, out, grads);
   const LaneOffsets lane = lane_offsets();
   const int32_t *members = ws.members.data(), *slots = ws.slots.data();
   const Record<C> *records = reinterpret_cast<const Record<C> *>(ws.records.data()) + (size_t)t.view * scene.surfels;
@@ -257,7 +260,7 @@ static void composite_backward(Workspace &ws, const Scene &scene, int index, Bac
     prefetch(records, members, i, t.end);
     const Visit<C> g(r, t);
     const Int id = splat_int(members[i]);
-    constexpr int GROUPS = (MOMENTS<C> + LANES - 1) / LANES;
+    constexpr int N = MOMENTS<C, GEOMETRY>, GROUPS = (N + LANES - 1) / LANES;
     Float c0 = zero, c1 = zero, c2 = zero, b0 = zero, b1 = zero, b2 = zero, a0 = zero, a1 = zero, a2 = zero;
     Float to_x = zero, to_y = zero, to_opacity = zero, to_z = zero, to_zu = zero, to_zv = zero;
     Float to_normal[3] = {zero, zero, zero}, to_color[C];
@@ -332,14 +335,19 @@ static void composite_backward(Workspace &ws, const Scene &scene, int index, Bac
         b0 = fma(n0, dy, b0), b1 = fma(n1, dy, b1), b2 = fma(n2, dy, b2);
       }
     }
-    Float moments[GROUPS * LANES] = {c0, c1, c2, b0, b1, b2, a0, a1, a2, to_x, to_y, to_opacity,
-                                     to_z, to_zu, to_zv, to_normal[0], to_normal[1], to_normal[2]};
+    Float moments[GROUPS * LANES] = {c0, c1, c2, b0, b1, b2, a0, a1, a2, to_x, to_y, to_opacity};
 #pragma GCC unroll 16
     for (int k = 0; k < C; k++) moments[SUM_COLOR + k] = to_color[k];
+    if (GEOMETRY) {
+      moments[SUM_Z<C>] = to_z, moments[SUM_ZU<C>] = to_zu, moments[SUM_ZV<C>] = to_zv;
+      for (int k = 0; k < 3; k++) moments[SUM_NORMAL<C> + k] = to_normal[k];
+    }
     float *slot = ws.grads.data() + (size_t)slots[i] * SLOT<C>;
-    constexpr int WHOLE = MOMENTS<C> / LANES, LEFT = MOMENTS<C> % LANES;
+    // a whole group costs as much as about five single sums
+    constexpr int LEFT = N % LANES, WHOLE = N / LANES + (LEFT > 5);
+#pragma GCC unroll 8
     for (int k = 0; k < WHOLE; k++) store(slot + k * LANES, sum_each(moments + k * LANES));
-    for (int k = MOMENTS<C> - LEFT; k < MOMENTS<C>; k++) slot[k] = sum(moments[k]);
+    for (int k = WHOLE * LANES; k < N; k++) slot[k] = sum(moments[k]);
     i++;
     if (((i - t.begin) & 63) == 0 && !any_pixel_open(s.T, t.h)) break;
   }
