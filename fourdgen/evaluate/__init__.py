@@ -1,0 +1,226 @@
+"""The verb `eval`: figures of a scene against held-out views whose cameras are known (DESIGN sections 1 and 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fourdgen import workspace
+from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
+from fourdgen.evaluate import surface
+from fourdgen.evaluate.register import register
+from fourdgen.evaluate.truth import Truth, View, matched, read_truth
+from fourdgen.fit import lpips as perceptual
+from fourdgen.fit import metrics
+from fourdgen.geometry.fit import rotation_errors, similarity_between
+from fourdgen.geometry.transforms import Sim3
+from fourdgen.render import Rasterizer, draw, pick
+from fourdgen.report import FourdgenError, Reporter, Silent
+from fourdgen.report import table as columns
+from fourdgen.scene import files
+from fourdgen.scene.entries import camera_of
+from fourdgen.scene.scene4d import Scene4D
+
+PICTURES = ("psnr", "ssim", "lpips", "iou", "box_psnr")
+_LPIPS_SIDE = 32  # pixels: below this AlexNet has no pixel left
+
+
+def evaluate(
+    scene_path: Path,
+    truth_dir: Path,
+    save_cameras: Path | None = None,
+    report: Reporter = Silent(),
+    device: str = "cpu",
+    renderer: str = "auto",
+) -> dict[str, Any]:
+    """All figures that can be given, under the keys of DESIGN section 1; None where there is nothing to score.
+
+    `notes` in the result say what is missing and why. `save_cameras` gets the cameras by which the held-out views were
+    drawn, as `render --cameras` takes them. Raises FourdgenError where there is nothing to compare at all.
+    """
+    scene = files.read(scene_path, report)
+    truth = read_truth(Path(truth_dir), scene)
+    rasterizer = pick(renderer, device)
+    judge = perceptual.load()
+    notes = [] if judge is not None else ["lpips: its weights are not here; `fourdgen doctor --fetch` gets them"]
+    if truth.skipped:
+        notes.append(f"{truth.skipped} held-out pictures show clips that the scene does not have")
+    found = matched(scene, truth.inputs)
+    strict, registered = _mappings(scene, truth, found, rasterizer, report, notes)
+    result: dict[str, Any] = dict.fromkeys(PICTURES)
+    if registered is not None:
+        result |= _picture_scores(scene, truth.views, registered, rasterizer, judge)
+    result |= dict.fromkeys(f"strict_{key}" for key in PICTURES)
+    if strict is not None:
+        same = strict is registered
+        scores = {key: result[key] for key in PICTURES}
+        scores = scores if same else _picture_scores(scene, truth.views, strict, rasterizer, judge)
+        result |= {f"strict_{key}": value for key, value in scores.items()}
+    result |= _surface_scores(scene, truth, registered, rasterizer)
+    result |= {"flicker": None, "confidence_auc": None, "interpolation": None}
+    result |= _camera_scores(scene, found)
+    result |= _run_figures(scene)
+    result |= {
+        "views": len(truth.views),
+        "surfels": len(scene.surfels),
+        "known_cameras": scene.world_from_input is not None,
+    }
+    result["notes"] = notes
+    if save_cameras is not None:
+        if registered is None:
+            raise FourdgenError(
+                "there are no cameras to save: the views could not be brought into the scene's world", notes[-1]
+            )
+        _save(save_cameras, scene, truth.views, registered)
+    return result
+
+
+def _mappings(
+    scene: Scene4D,
+    truth: Truth,
+    found: list[tuple[CameraEntry, str, int]],
+    rasterizer: Rasterizer,
+    report: Reporter,
+    notes: list[str],
+) -> tuple[Sim3 | None, Sim3 | None]:
+    """`root_from_truth`, strict and registered. With known cameras both are the scene's own mapping."""
+    if scene.world_from_input is not None:
+        return scene.world_from_input, scene.world_from_input
+    if len(found) < 2:
+        notes.append(
+            "no picture scores: fewer than two input frames have a true camera (transforms.json beside truth/)"
+        )
+        return None, None
+    ours = torch.stack([scene.clips[clip].cameras.cam_from_world[i].double() for _, clip, i in found])
+    true = torch.stack([entry.cam_from_input.double() for entry, _, _ in found])
+    strict = similarity_between(ours, true)
+    return strict, register(scene, truth.views, strict, rasterizer, report)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    rgb: torch.Tensor  # [3 h w]
+    alpha: torch.Tensor  # [h w]
+
+
+@torch.no_grad()
+def _draw(scene: Scene4D, view: View, root_from_truth: Sim3, rasterizer: Rasterizer) -> _Drawn:
+    cameras = camera_of(scene, view.entry, root_from_truth)
+    out = draw(scene.at(view.clip, view.seconds), cameras, background=torch.ones(3), rasterizer=rasterizer)
+    return _Drawn(out.rgb[0].permute(2, 0, 1).clamp(0, 1), out.alpha[0])
+
+
+@torch.no_grad()
+def _picture_scores(
+    scene: Scene4D, views: list[View], root_from_truth: Sim3, rasterizer: Rasterizer, judge: perceptual.Lpips | None
+) -> dict[str, float | None]:
+    """Means over the held-out views, on white."""
+    rows: dict[str, list[float]] = {key: [] for key in PICTURES}
+    for view in views:
+        drawn = _draw(scene, view, root_from_truth, rasterizer)
+        rows["psnr"].append(float(metrics.psnr(drawn.rgb, view.rgb)))
+        rows["ssim"].append(float(metrics.ssim(drawn.rgb[None], view.rgb[None])[0]))
+        if judge is not None and min(view.entry.size) >= _LPIPS_SIDE:
+            rows["lpips"].append(float(judge(drawn.rgb[None], view.rgb[None])[0]))
+        mask = view.alpha > 0.5
+        rows["iou"].append(float(metrics.iou(drawn.alpha[None] > 0.5, mask[None])[0]))
+        box = metrics.mask_box(mask)
+        if box is not None:
+            rows["box_psnr"].append(float(metrics.psnr(drawn.rgb[:, box[0], box[1]], view.rgb[:, box[0], box[1]])))
+    return {key: sum(values) / len(values) if values else None for key, values in rows.items()}
+
+
+def _surface_scores(
+    scene: Scene4D, truth: Truth, root_from_truth: Sim3 | None, rasterizer: Rasterizer
+) -> dict[str, Any]:
+    missing: dict[str, Any] = {
+        "chamfer": None,
+        "normal_deg": None,
+        "track": {"all": None, "fast": None, "hidden": None},
+    }
+    if root_from_truth is None:
+        return missing
+    clips = [
+        name for name in scene.clips if any(view.clip == name and view.entry.frame is not None for view in truth.views)
+    ]
+    for clip in clips:  # the bench has held-out views of one clip only
+        mesh = surface.read_mesh(truth.folder, clip)
+        if mesh is not None:
+            scores = surface.score(scene, clip, mesh, truth.views, root_from_truth.inverse(), rasterizer)
+            track = {"all": scores.track_all, "fast": scores.track_fast, "hidden": None}
+            return {"chamfer": scores.chamfer, "normal_deg": scores.normal_deg, "track": track}
+    return missing
+
+
+def _camera_scores(scene: Scene4D, found: list[tuple[CameraEntry, str, int]]) -> dict[str, Any]:
+    """Rotation error of the input cameras in degrees after one global rotation; relative error of the focal length."""
+    if not found:
+        return {"pose": None, "focal_error": None}
+    ours = torch.stack([scene.clips[clip].cameras.cam_from_world[i] for _, clip, i in found])
+    true = torch.stack([entry.cam_from_input for entry, _, _ in found])
+    errors = rotation_errors(ours[:, :3, :3], true[:, :3, :3])
+    pose = {"median": float(errors.median()), **{f"lt{d}": float((errors < d).double().mean()) for d in (6, 8, 10)}}
+    focals = []
+    for entry, clip, i in found:
+        cameras = scene.clips[clip].cameras
+        focals.append(abs(float(cameras.K[i, 0, 0]) / cameras.size[0] / (float(entry.K[0, 0]) / entry.size[0]) - 1))
+    return {"pose": {**pose, "max": float(errors.max())}, "focal_error": sum(focals) / len(focals)}
+
+
+def _run_figures(scene: Scene4D) -> dict[str, float | None]:
+    """Seconds and peak memory of the reconstruction, from the records in its run folder."""
+    seconds, peaks = [], []
+    folder = Path(scene.run_folder)
+    if scene.run_folder and folder.is_dir():
+        for stage in workspace.stage_folders(folder):
+            if (stage / workspace.SEAL).is_file():
+                record = workspace.read_json(stage / workspace.SEAL)
+                seconds.append(float(record.get("seconds") or 0))
+                peaks.append(float(record.get("peak_mb") or 0))
+    return {"seconds": sum(seconds) if seconds else None, "peak_mb": max(peaks) if peaks else None}
+
+
+def _save(path: Path, scene: Scene4D, views: list[View], root_from_truth: Sim3) -> None:
+    entries = [view.entry for view in views]
+    if scene.world_from_input is None:  # then the scene's coordinates are those of its root frame
+        poses = [camera_of(scene, entry, root_from_truth).cam_from_world[0].double() for entry in entries]
+        entries = [replace(entry, cam_from_input=pose) for entry, pose in zip(entries, poses)]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_transforms_json(path, entries)
+    except OSError as error:
+        raise FourdgenError(f"{path} cannot be written: {error.strerror or error}", "choose another place") from None
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The figures as people read them."""
+    known = result["known_cameras"]
+    head = ("", "PSNR", "SSIM", "LPIPS", "IoU", "box PSNR")
+    formats = ("{:.2f}", "{:.4f}", "{:.4f}", "{:.3f}", "{:.2f}")
+
+    def row(label: str, prefix: str) -> tuple[str, ...]:
+        return (label, *(_cell(result[prefix + key], form) for key, form in zip(PICTURES, formats)))
+
+    rows = [row("known cameras", "")] if known else [row("registered", ""), row("strict", "strict_")]
+    track, pose = result["track"], result["pose"] or {}
+    distance, angle = _cell(result["chamfer"], "{:.4f}"), _cell(result["normal_deg"], "{:.1f}")
+    more = [
+        ("surface", f"Chamfer {distance}, normals {angle} degrees"),
+        ("tracks", f"error / motion: {_cell(track['all'], '{:.0%}')} all, {_cell(track['fast'], '{:.0%}')} fast"),
+    ]
+    if not known:
+        shares = ", ".join(f"{_cell(pose.get(f'lt{d}'), '{:.0%}')} below {d}" for d in (6, 8, 10))
+        middle, worst = _cell(pose.get("median"), "{:.1f}"), _cell(pose.get("max"), "{:.1f}")
+        more.append(("poses", f"median {middle} degrees, {shares}, worst {worst}"))
+        more.append(("focal length", f"{_cell(result['focal_error'], '{:.1%}')} off"))
+    more.append(("run", f"{_cell(result['seconds'], '{:.0f}')} s, peak {_cell(result['peak_mb'], '{:.0f}')} MB"))
+    lines = [f"{result['views']} held-out views, {result['surfels']} surfels", columns(rows, head), "", columns(more)]
+    return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
