@@ -14,7 +14,7 @@ from fourdgen.evaluate.truth import View
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3, rigid, so3_exp
 from fourdgen.render import Rasterizer, draw
-from fourdgen.report import Reporter
+from fourdgen.report import Reporter, Silent
 from fourdgen.scene.files import extent
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.surfels import Surfels
@@ -48,7 +48,7 @@ def register(
     views: list[View],
     start: Sim3,
     rasterizer: Rasterizer,
-    report: Reporter,
+    report: Reporter = Silent(),
     levels: tuple[Level, ...] = LEVELS,
 ) -> Sim3:
     """`root_from_truth`: `start` corrected by the 7 numbers that make the held-out pictures agree best.

@@ -1,4 +1,4 @@
-"""Scores against a true surface: distance, normals, and tracks (bench layout: mesh_CLIP.npz beside the held-out views)."""
+"""Scores against a true surface (mesh_CLIP.npz beside the held-out views): distance, normals, tracks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fourdgen.render import Rasterizer, draw
 from fourdgen.report import FourdgenError
 from fourdgen.scene.entries import seconds_of
 from fourdgen.scene.scene4d import Scene4D
-from fourdgen.scene.surfels import normal_axis
+from fourdgen.scene.surfels import Surfels, normal_axis
 
 SAMPLES = 20000  # points on the true surface
 INSTANTS = 8  # times that are scored
@@ -119,7 +119,7 @@ def _samples(mesh: Mesh, frame: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @torch.no_grad()
-def _seen(state, views: list[View], truth_from_root: Sim3, rasterizer: Rasterizer) -> np.ndarray:
+def _seen(state: Surfels, views: list[View], truth_from_root: Sim3, rasterizer: Rasterizer) -> np.ndarray:
     """Blending weight of each surfel, summed over the held-out views of one instant."""
     total = np.zeros(len(state))
     root_from_truth = truth_from_root.inverse()

@@ -77,7 +77,8 @@ def _picture(path: Path, size: tuple[int, int]) -> tuple[Float[Tensor, "3 h w"],
         raise FourdgenError(
             f"{path}: {image.shape[1]} x {image.shape[0]} pixels, its camera says {size[0]} x {size[1]}", _HINT
         )
-    values = torch.from_numpy(image.astype(np.float32) / np.iinfo(image.dtype).max)
+    largest = 65535 if image.dtype == np.uint16 else 255
+    values = torch.from_numpy(image.astype(np.float32) / largest)
     if values.dim() == 2:
         values = values[..., None].expand(-1, -1, 3)
     rgb = values[..., [2, 1, 0]]

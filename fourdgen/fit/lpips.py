@@ -38,6 +38,8 @@ class Lpips(nn.Module):
             for source, channels, kernel in zip(sources, _CHANNELS, _KERNELS)
         )
         self.heads = nn.ModuleList(nn.Conv2d(channels, 1, 1, bias=False) for channels in _CHANNELS)
+        self.shift: Tensor
+        self.scale: Tensor
         # The trunk's input statistics, in the range -1..1 that LPIPS takes.
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None], persistent=False)

@@ -18,7 +18,7 @@ def psnr(picture: Float[Tensor, "*b c h w"], truth: Float[Tensor, "*b c h w"]) -
 
 
 def ssim(picture: Float[Tensor, "b c h w"], truth: Float[Tensor, "b c h w"]) -> Float[Tensor, "b"]:
-    """Structural similarity (Wang et al. 2004): 11 x 11 Gaussian windows that lie wholly in the picture, mean over channels.
+    """Structural similarity (Wang et al. 2004), mean over channels: 11 x 11 Gaussian windows wholly inside the picture.
 
     Raises ValueError for pictures smaller than a window.
     """

@@ -50,10 +50,10 @@ def rotation_errors(
 def similarity_between(cam_from_found: Float[Tensor, "c 4 4"], cam_from_true: Float[Tensor, "c 4 4"]) -> Sim3:
     """The similarity `found_from_true` between the worlds of two estimates of the same c cameras.
 
-    The rotation comes from the rotations alone: centres do not tell it where a camera stands still. Scale and translation
-    then make the cameras' translations agree, t_found = s t_true - R_found T, a linear system, solved robustly. Unlike an
-    agreement of centres this asks where the subject stands before each camera, which an error of a rotation does not move.
-    Of the solutions that a camera which never moves leaves open, the one that keeps the origin is taken.
+    The rotation comes from the rotations alone: centres do not tell it where a camera stands still. Scale and
+    translation then make the cameras' translations agree, t_found = s t_true - R T, a linear system, solved robustly.
+    Unlike an agreement of centres this asks where the subject stands before each camera, which an error of a rotation
+    does not move. Of the solutions that a camera which never moves leaves open, the one that keeps the origin is taken.
     """
     found, true = cam_from_found.double(), cam_from_true.double()
     rotation = rotation_between(found[:, :3, :3], true[:, :3, :3])
