@@ -39,10 +39,18 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _speaking(
-    json: bool, verb: str, run_folder: Path | None = None, output: Path | None = None, closing: bool = True
+    json: bool,
+    verb: str,
+    run_folder: Path | None = None,
+    output: Path | None = None,
+    answers: bool = False,
+    closing: bool = True,
 ) -> Iterator[ConsoleReporter]:
-    """Gives a verb its reporter and turns whatever it raises into words and an exit code."""
-    report = ConsoleReporter(json=json)
+    """Gives a verb its reporter and turns whatever it raises into words and an exit code.
+
+    answers: stdout is kept for the one answer that the verb was asked for, so that a script can read it.
+    """
+    report = ConsoleReporter(json=json, stream=sys.stderr if answers else None)
     report.places.update({name: place for name, place in (("scene", output), ("run", run_folder)) if place})
     code, outcome = OK, f"{verb} done"
     try:
@@ -193,7 +201,7 @@ def reconstruct(
     )  # fmt: skip
     job = pipelines.job_of(request)
     if dry_run:
-        with _speaking(json, "plan", closing=False) as report:
+        with _speaking(json, "plan", answers=True, closing=False) as report:
             planned = pipelines.plan(request)
             report.result(account.describe(planned), {"stages": account.plan_rows(planned)})
         return
@@ -266,6 +274,33 @@ def export(
         report.places["output"] = registry.export(files.read(scene, report), output, format, clip, time)
 
 
+@app.command("eval")
+def evaluate(
+    scene: SceneFile,
+    truth: Annotated[Path, typer.Option(metavar="DIR", help="A scene with held-out views: transforms.json, truth/.")],
+    save_cameras: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the cameras that the views were drawn with.")
+    ] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Figures against held-out cameras: pictures, surface, tracks, poses.
+
+    \b
+    Example:
+      fourdgen eval scene.ply --truth bench/fox
+      fourdgen eval scene.ply --truth bench/fox --json > figures.json
+    """
+    with _speaking(json, "eval", answers=True) as report:
+        from fourdgen import evaluate as evaluation
+        from fourdgen.pipeline import pick_device
+
+        figures = evaluation.evaluate(scene, truth, save_cameras, report, device=pick_device(device))
+        report.result(evaluation.table(figures), figures)
+        if save_cameras is not None:
+            report.places["cameras"] = save_cameras
+
+
 @app.command()
 def status(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as scene.run.", show_default=False)],
@@ -279,7 +314,7 @@ def status(
     """
     from fourdgen import account
 
-    with _speaking(json, "status", closing=False) as report:
+    with _speaking(json, "status", answers=True, closing=False) as report:
         rows = account.status(run)
         report.result(account.status_text(run, rows), {"run": str(run), "stages": rows})
 
@@ -294,7 +329,7 @@ def info(scene: SceneFile, json: Json = False) -> None:
     """
     from fourdgen import account
 
-    with _speaking(json, "info", closing=False) as report:
+    with _speaking(json, "info", answers=True, closing=False) as report:
         facts = account.scene_facts(scene, report)
         report.result(account.scene_text(facts), facts)
 
@@ -313,7 +348,7 @@ def doctor(
     """
     from fourdgen import doctor as doctors
 
-    with _speaking(json, "doctor", closing=False) as report:
+    with _speaking(json, "doctor", answers=True, closing=False) as report:
         findings = doctors.examine(fetch=fetch, report=report)
         report.result(doctors.text(findings), {"findings": [vars(finding) for finding in findings]})
 

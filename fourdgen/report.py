@@ -162,7 +162,7 @@ class ConsoleReporter:
     """Prints events: a live display on a terminal, plain lines elsewhere, or one JSON object a line.
 
     Progress goes to stderr and results go to stdout, so that `fourdgen info scene.ply > file` holds the answer only.
-    With `json` everything goes to stdout as JSON lines.
+    With `json` events are JSON lines on stdout, or on `stream` where stdout is kept for the answer.
     """
 
     def __init__(self, json: bool = False, stream: IO[str] | None = None, interval: float = 5.0) -> None:
