@@ -53,8 +53,8 @@ def register(
 ) -> Sim3:
     """`root_from_truth`: `start` corrected by the 7 numbers that make the held-out pictures agree best.
 
-    Adam through the rasterizer's camera gradient, coarse to fine; of the start and the results of all levels the best one
-    on the pictures is returned, so registering never makes a score worse. Deterministic.
+    Adam through the rasterizer's camera gradient, coarse to fine; of the start and the results of all levels the
+    one that is best on the pictures is returned, so registering makes no score worse. Deterministic.
     """
     center, radius = extent(scene.at(views[0].clip, views[0].seconds))
     candidates = [start]
