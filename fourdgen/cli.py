@@ -83,8 +83,8 @@ def _first_line(error: Exception) -> str:
 def _write_crash(run_folder: Path | None) -> Path:
     """The traceback of the exception that is being handled, appended to the run's log of crashes."""
     text = f"$ {' '.join(sys.argv)}\n{traceback.format_exc()}\n"
-    folder = run_folder if run_folder is not None and run_folder.is_dir() else Path(tempfile.gettempdir())
-    for path in (folder / "crash.log", Path(tempfile.gettempdir()) / f"fourdgen-crash-{os.getpid()}.log"):
+    places = [run_folder / "crash.log"] if run_folder is not None and run_folder.is_dir() else []
+    for path in (*places, Path(tempfile.gettempdir()) / f"fourdgen-crash-{os.getpid()}.log"):
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(text)

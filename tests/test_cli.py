@@ -1,0 +1,228 @@
+"""The command line as a person meets it: a subprocess, its words and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "assets" / "demo"
+VERBS = ("reconstruct", "render", "export", "eval", "status", "info", "doctor")
+
+
+def fourdgen(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    command = [sys.executable, "-m", "fourdgen.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The sentence of an error that the user can put right; no traceback, exit code 2."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    return errors[0].removeprefix("error: ")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small scene.ply with two bones and two clips."""
+    import torch
+
+    from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
+    from fourdgen.scene import files
+    from fourdgen.scene.motion import SampledBones
+    from fourdgen.scene.scene4d import Scene4D, SceneClip
+    from fourdgen.scene.surfels import Surfels
+
+    torch.manual_seed(0)
+    n = 60
+    surfels = Surfels(
+        means=torch.nn.functional.normalize(torch.randn(n, 3), dim=1) * 0.6,
+        quats=torch.nn.functional.normalize(torch.randn(n, 4), dim=1),
+        log_scales=torch.full((n, 2), -2.0),
+        opacity=torch.full((n,), 3.0),
+        sh=torch.rand(n, 1, 3),
+        confidence=torch.full((n,), 0.5),
+        bone_ids=torch.zeros(n, 4, dtype=torch.int32) + torch.arange(4) % 2,
+        bone_weights=torch.tensor([0.7, 0.3, 0.0, 0.0]).repeat(n, 1),
+    )
+    seconds = torch.linspace(0, 1, 5)
+    poses = torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0]).repeat(5, 2, 1)
+    clips = {}
+    for name in ("walk", "run"):
+        eyes = orbit_eyes(torch.linspace(0, 120, 5), torch.full((5,), 10.0), 3.0)
+        K = intrinsics(40.0, (64, 48)).expand(5, 3, 3)
+        cameras = Cameras(look_at(eyes, torch.zeros(3)), K, (64, 48))
+        clips[name] = SceneClip(name, seconds, torch.arange(5), cameras, torch.ones(3), torch.zeros(3))
+    motion = SampledBones(dict.fromkeys(clips, seconds), dict.fromkeys(clips, poses), torch.zeros(2, 3))
+    path = tmp_path_factory.mktemp("scene") / "scene.ply"
+    notes = {"poses": "uncertain: the second-best start is as good"}
+    files.write(path, Scene4D(surfels, motion, clips, "walk", run_folder="/nowhere/scene.run", notes=notes))
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Help and version.
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_has_an_example(verb: str) -> None:
+    done = fourdgen(verb, "--help")
+    assert done.returncode == 0
+    assert f"  fourdgen {verb} " in done.stdout or f"  fourdgen {verb}\n" in done.stdout
+    assert "Example:" in done.stdout
+
+
+def test_top_help_lists_every_verb_and_no_other() -> None:
+    lines = fourdgen("--help").stdout.split("Commands:")[1].splitlines()
+    assert [line.split()[0] for line in lines if line.strip()] == list(VERBS)
+
+
+def test_version() -> None:
+    done = fourdgen("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("fourdgen ")
+
+
+def test_an_unknown_verb_or_flag_is_the_users_to_put_right() -> None:
+    assert fourdgen("reconstrct").returncode == 2
+    wrong = fourdgen("reconstruct", "--sizes", "5", "x.mp4")
+    assert wrong.returncode == 2
+    assert "--sizes" in wrong.stderr
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Bad input: one sentence, exit code 2, before any work.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nothing.mp4"], f"{ROOT / 'nothing.mp4'}: no such file or folder"),
+        ([DEMO / "a.mp4", "-p", "qualty"], "qualty: no such recipe (did you mean quality?)"),
+        ([DEMO / "a.mp4", "-p", "./none.toml"], "./none.toml: no such recipe file"),
+        ([DEMO / "a.mp4", "--set", "train.stpes=5"], "train.stpes: no such setting (did you mean steps?)"),
+        ([DEMO / "a.mp4", "--set", "trian.steps=5"], "trian.steps: no such section (did you mean train?)"),
+        ([DEMO / "a.mp4", "--size", "0.5"], None),
+        ([DEMO / "a.mp4", "--device", "gpu"], "--device gpu: no such device (did you mean cpu?)"),
+        ([DEMO / "a.mp4", "--threads", "0"], "--threads 0: at least 1 is needed"),
+        ([DEMO / "a.mp4", "--seed", "-1"], "--seed -1: a whole number from 0 to 4294967295 is needed"),
+        ([DEMO / "a.mp4", "--cameras", "none.json"], f"--cameras {ROOT / 'none.json'}: no such file or folder"),
+        ([DEMO / "a.mp4", "--masks", "none"], f"--masks {ROOT / 'none'}: no such file or folder"),
+        ([DEMO / "CREDIT.md"], "CREDIT.md"),
+    ],
+)
+def test_reconstruct_refuses(tmp_path: Path, arguments: list[str | Path], expected: str | None) -> None:
+    done = fourdgen("reconstruct", *arguments, "-o", tmp_path / "scene.ply")
+    assert done.returncode == 2, done.stderr
+    if expected is not None:
+        assert expected in refused(done)
+    assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+def test_reconstruct_refuses_places_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = fourdgen("reconstruct", DEMO / "a.mp4", "-o", tmp_path / "file" / "scene.ply", "--device", "cpu")
+    assert f"cannot write in {tmp_path / 'file'}: not a directory" in refused(done)
+    done = fourdgen("reconstruct", DEMO / "a.mp4", "-o", tmp_path, "--device", "cpu")
+    assert f"{tmp_path}: is a folder" in refused(done)
+    done = fourdgen("reconstruct", DEMO / "a.mp4", "-o", tmp_path / "scene.glb", "--device", "cpu")
+    assert "scene.glb: reconstruct writes a .ply" in refused(done)
+    done = fourdgen(
+        "reconstruct", DEMO / "a.mp4", "-o", tmp_path / "scene.ply", "--run", ROOT / "tests", "--device", "cpu"
+    )
+    assert f"{ROOT / 'tests'}: not a run folder of fourdgen" in refused(done)
+
+
+def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    done = fourdgen("reconstruct", "none.mp4", "-p", "fats", "--threads", "0", "-o", tmp_path / "scene.ply")
+    assert refused(done) == "3 things are wrong:"
+    assert len([line for line in done.stderr.splitlines() if line.startswith("  - ")]) == 3
+
+
+def test_success_and_failure_close_alike(tmp_path: Path, scene: Path) -> None:
+    failed = fourdgen("render", tmp_path / "none.ply").stderr.splitlines()[-1]
+    done = fourdgen("export", scene, "-o", tmp_path / "cameras.json").stderr.splitlines()[-1]
+    assert failed.split(" in ")[0] == "render stopped"
+    assert done.split(" in ")[0] == "export done"
+    assert " | peak memory " in failed
+    assert done.endswith(f" | output {tmp_path / 'cameras.json'}")
+
+
+# --------------------------------------------------------------------------------------------------------------
+# The verbs that look at a scene.
+
+
+def test_info(scene: Path) -> None:
+    done = fourdgen("info", scene)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split("  ")[0]: line for line in done.stdout.splitlines() if line}
+    assert "60, spherical harmonics of degree 0" in rows["surfels"]
+    assert "2 bones" in rows["motion"]
+    assert "uncertain: the second-best start is as good" in rows["poses"]
+    assert "/nowhere/scene.run (not there any more)" in rows["run folder"]
+    assert "5 frames" in rows["walk (reference)"]
+
+
+def test_info_as_json_is_one_object(scene: Path) -> None:
+    facts = json.loads(fourdgen("info", scene, "--json").stdout)
+    assert (facts["surfels"], facts["bones"]) == (60, 2)
+    assert [(clip["name"], clip["frames"], clip["seconds"]) for clip in facts["clips"]] == [
+        ("walk", 5, 1.0), ("run", 5, 1.0)
+    ]  # fmt: skip
+
+
+def test_info_of_a_file_that_is_cut_off_or_no_scene(tmp_path: Path, scene: Path) -> None:
+    cut = tmp_path / "cut.ply"
+    cut.write_bytes(scene.read_bytes()[:3000])
+    assert "cut.ply" in refused(fourdgen("info", cut))
+    assert "CREDIT.md" in refused(fourdgen("info", DEMO / "CREDIT.md"))
+    assert "none.ply" in refused(fourdgen("info", tmp_path / "none.ply"))
+
+
+def test_render_writes_pictures(tmp_path: Path, scene: Path) -> None:
+    done = fourdgen(
+        "render", scene, "--orbit", "--time", "freeze:0", "--size", "32", "--fps", "2", "-o", tmp_path / "orbit"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "orbit" / "00000.png").stat().st_size > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--channel", "colour"], "--channel colour: no such channel"),
+        (["--device", "tpu"], "--device tpu: no such device"),
+    ],
+)
+def test_render_refuses(scene: Path, arguments: list[str], expected: str) -> None:
+    assert expected in refused(fourdgen("render", scene, *arguments))
+
+
+def test_export_refuses_an_unknown_format(tmp_path: Path, scene: Path) -> None:
+    assert "no export format" in refused(fourdgen("export", scene, "-o", tmp_path / "scene.abc"))
+
+
+def test_eval_needs_something_to_compare_with(tmp_path: Path, scene: Path) -> None:
+    assert str(tmp_path) in refused(fourdgen("eval", scene, "--truth", tmp_path))
+
+
+def test_status_of_what_is_no_run(tmp_path: Path) -> None:
+    assert refused(fourdgen("status", tmp_path)) == f"{tmp_path}: not a run folder of fourdgen"
+
+
+def test_doctor_says_what_works_and_what_to_do() -> None:
+    done = fourdgen("doctor")
+    assert done.returncode == 0
+    assert "fourdgen works here" in done.stdout
+    findings = {row["name"]: row for row in json.loads(fourdgen("doctor", "--json").stdout)["findings"]}
+    assert findings["torch"]["state"] == "ok"
+    assert findings["video"]["state"] == "ok"
+    assert all(row["state"] in ("ok", "missing", "broken") for row in findings.values())
