@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import os
@@ -120,11 +121,11 @@ def plan(request: Request) -> Plan:
         configs = attempt(lambda: settings.resolve(recipe, kinds, request.settings))
     if configs is not None and chosen is not None and paths_are_there:
         for stage in chosen:
-            check = stage.check
-            if check is not None:
-                attempt(lambda check=check, stage=stage: check(job, configs[stage.name]))
+            if stage.check is not None:
+                attempt(functools.partial(stage.check, job, configs[stage.name]))
     if errors:
         raise all_at_once(errors)
+    assert recipe is not None and chosen is not None and configs is not None  # or there would have been an error
     rows = _rows(chosen, configs, job, device, request.seed, request.fresh)
     return Plan(recipe, job, device, request.seed, request.threads or machine_threads(), rows)
 
