@@ -125,7 +125,9 @@ def plan(request: Request) -> Plan:
                 attempt(functools.partial(stage.check, job, configs[stage.name]))
     if errors:
         raise all_at_once(errors)
-    assert recipe is not None and chosen is not None and configs is not None  # or there would have been an error
+    assert recipe is not None  # or there would have been an error, and so with the other two
+    assert chosen is not None
+    assert configs is not None
     rows = _rows(chosen, configs, job, device, request.seed, request.fresh)
     return Plan(recipe, job, device, request.seed, request.threads or machine_threads(), rows)
 
