@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,37 +9,62 @@ from torch import Tensor
 from fourdgen import native
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import quat_conjugate, quat_rotate
+from fourdgen.render.cpu import CpuRasterizer
+from fourdgen.render.tiled import TiledRasterizer
 from fourdgen.render.types import Rasterizer, RenderOut
-from fourdgen.report import FourdgenError
+from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.scene.surfels import Surfels, rgb_from_sh
 
 __all__ = ["Rasterizer", "RenderOut", "draw", "pick", "surface_normal"]
 
+SILENT = Silent()
 NAMES = ("auto", "cpu", "cuda", "tiled")
+BUILD_HINT = "install fourdgen with a C++ compiler at hand (pip install -e . in a checkout)"
 
 
-@lru_cache(maxsize=None)
-def pick(name: str = "auto", device: str = "cpu", threads: int | None = None) -> Rasterizer:
-    """The rasterizer of that name for tensors on `device` ("cpu" or "cuda"); "auto" takes the best for the device.
+def pick(name: str = "auto", device: str = "cpu", threads: int | None = None, report: Reporter = SILENT) -> Rasterizer:
+    """The rasterizer of that name for tensors on `device` ("cpu" or "cuda"); "auto" takes the best that works and says which.
 
-    Raises FourdgenError, with a way out, when it cannot work here; there is no silent fallback to another.
+    Raises FourdgenError, with a way out, when the named one cannot work here: nothing is replaced silently.
     """
     if name not in NAMES:
         raise FourdgenError(f"no rasterizer is called {name!r}", f"choose one of {', '.join(NAMES)}")
+    kind = torch.device(device).type
     if name == "auto":
-        name = "cuda" if device.startswith("cuda") else "cpu"
+        return _best(kind, threads, report)
     if name == "cpu":
-        if device != "cpu":
-            raise FourdgenError(f"the cpu rasterizer cannot draw tensors on {device}", "use --device cpu, or the cuda rasterizer")
-        if not native.available():
-            raise FourdgenError(
-                f"the cpu rasterizer cannot be used: {native.why_not()}",
-                "install it with a C++ compiler at hand (pip install -e . in a checkout), or choose the slow tiled rasterizer",
-            )
-        from fourdgen.render.cpu import CpuRasterizer
+        return _cpu(kind, threads)
+    if name == "cuda":
+        return _cuda(kind)
+    report.warn(f"the tiled rasterizer is about 200 times slower than the compiled ones: {BUILD_HINT}")
+    return TiledRasterizer()
 
-        return CpuRasterizer(threads)
-    raise FourdgenError(f"the {name} rasterizer is not built yet", "use cpu")
+
+def _best(kind: str, threads: int | None, report: Reporter) -> Rasterizer:
+    try:
+        best = _cuda(kind) if kind == "cuda" else _cpu(kind, threads)
+    except FourdgenError as error:
+        report.warn(f"{error.message}; the tiled rasterizer is used, about 200 times slower ({error.hint})")
+        return TiledRasterizer()
+    report.emit("note", text=f"rasterizer: {best.name}" + (f" ({native.build()})" if best.name == "cpu" else ""))
+    return best
+
+
+def _cpu(kind: str, threads: int | None) -> Rasterizer:
+    if kind != "cpu":
+        raise FourdgenError(f"the cpu rasterizer cannot draw tensors on {kind}", "use --device cpu, or rasterizer cuda")
+    if not native.available():
+        raise FourdgenError(f"the cpu rasterizer cannot be used: {native.why_not()}", f"{BUILD_HINT}, or use tiled")
+    return CpuRasterizer(threads)
+
+
+def _cuda(kind: str) -> Rasterizer:
+    from fourdgen.render.cuda import CudaRasterizer, load_gsplat
+
+    gsplat = load_gsplat()
+    if kind != "cuda":
+        raise FourdgenError(f"the cuda rasterizer cannot draw tensors on {kind}", "use --device cuda, or rasterizer cpu")
+    return CudaRasterizer(gsplat)
 
 
 def draw(
