@@ -89,12 +89,12 @@ def motion_of(scene: Scene4D, clip: SceneClip, time: str, speed: float) -> Motio
 
 
 def _meets_itself(scene: Scene4D, clip: SceneClip) -> bool:
-    """Whether going from the last frame straight to the first is no larger a step than the clip makes anyway."""
+    """Whether going from the last frame straight to the first is hardly a larger step than the clip makes anyway."""
     if len(clip.seconds) < 4:
         return False
     steps = torch.linspace(0, len(clip.seconds) - 2, min(8, len(clip.seconds) - 1)).long().tolist()
     own = [_moved(scene, clip, i, i + 1) for i in steps]
-    return _moved(scene, clip, len(clip.seconds) - 1, 0) <= 2.5 * max(own) + 1e-6
+    return _moved(scene, clip, len(clip.seconds) - 1, 0) <= 1.5 * max(own) + 1e-6
 
 
 def _moved(scene: Scene4D, clip: SceneClip, one: int, other: int) -> float:

@@ -1,0 +1,74 @@
+"""Export: cameras in the user's coordinates, static splats that look like the scene at that time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fourdgen.data.cameras_io import read_camera_entries
+from fourdgen.geometry.transforms import Sim3, so3_exp
+from fourdgen.render import draw
+from fourdgen.report import FourdgenError
+from fourdgen.scene import files
+from fourdgen.scene.entries import camera_of, moment_of, seconds_of
+from fourdgen.scene.formats.registry import choose, export
+from tests.toy import toy_scene
+
+WORLD = Sim3(0.4, so3_exp(torch.tensor([0.3, -1.0, 0.2]).double()), torch.tensor([3.0, -2.0, 0.5]).double())
+
+
+@pytest.mark.parametrize("world", [None, WORLD])
+def test_exported_cameras_lead_back_to_the_scene(tmp_path: Path, world: Sim3 | None) -> None:
+    scene = replace(toy_scene(), world_from_input=world)
+    export(scene, tmp_path / "cameras.json")
+    entries = read_camera_entries(tmp_path / "cameras.json")
+    assert len(entries) == sum(len(clip.seconds) for clip in scene.clips.values())
+    for entry in entries:
+        name, seconds = moment_of(scene, entry)
+        clip = scene.clips[name]
+        index = clip.frame_ids.tolist().index(entry.frame)
+        camera = camera_of(scene, entry)
+        assert seconds == pytest.approx(float(clip.seconds[index]))
+        assert torch.allclose(camera.cam_from_world[0], clip.cameras.cam_from_world[index], atol=1e-5)
+        assert torch.allclose(camera.K[0], clip.cameras.K[index])
+    if world is not None:
+        first = Sim3.from_matrix(torch.linalg.inv(entries[0].cam_from_input))
+        there = world.apply(first.translation)  # the camera's centre, from the user's world into ours
+        assert torch.allclose(there, scene.clips["a"].cameras.centers()[0].double(), atol=1e-5)
+
+
+def test_frame_numbers_between_frames() -> None:
+    clip = toy_scene().clips["b"]  # frames 0, 2, 4, ... at 12 a second
+    assert seconds_of(clip, 3) == pytest.approx(1.5 / 12)
+    assert seconds_of(clip, 99) == pytest.approx(float(clip.seconds[-1]))
+
+
+@pytest.mark.parametrize("harmonics", [1, 4])
+def test_static_splats_look_like_the_scene_at_that_time(tmp_path: Path, harmonics: int) -> None:
+    scene = toy_scene(harmonics)
+    export(scene, tmp_path / "out.ply", "3dgs", clip="a", seconds=0.25)
+    camera = scene.clips["a"].cameras[0]  # sees the arm
+    truth = draw(scene.at("a", 0.25), camera).rgb
+    again = draw(files.read(tmp_path / "out.ply").surfels, camera).rgb
+    elsewhen = draw(scene.at("a", 0.0), camera).rgb
+    assert float((truth - again).abs().max()) < 1e-3
+    assert float((truth - elsewhen).abs().max()) > 0.1
+
+
+def test_the_scene_itself(tmp_path: Path) -> None:
+    files.write(tmp_path / "one.ply", toy_scene())
+    export(files.read(tmp_path / "one.ply"), tmp_path / "two.ply")
+    assert (tmp_path / "one.ply").read_bytes() == (tmp_path / "two.ply").read_bytes()
+
+
+def test_formats_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FourdgenError, match=r"out\.xyz: no export format has this extension") as caught:
+        choose(Path("out.xyz"))
+    assert "scene (.ply), cameras (.json), 3dgs" in caught.value.hint
+    with pytest.raises(FourdgenError, match="no such export format: glb"):
+        choose(Path("out.ply"), "glb")
+    with pytest.raises(FourdgenError, match="no clip 'z'"):
+        export(toy_scene(), tmp_path / "out.ply", "3dgs", clip="z")

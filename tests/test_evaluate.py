@@ -1,0 +1,204 @@
+"""The verb eval: a scene scored against pictures drawn from itself, as it is and disturbed in known ways."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fourdgen.data.cameras_io import read_camera_entries
+from fourdgen.evaluate import evaluate, table
+from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.transforms import Sim3, quat_to_matrix, so3_exp
+from fourdgen.playback import RenderRequest, render
+from fourdgen.report import FourdgenError
+from fourdgen.scene import files
+from fourdgen.scene.scene4d import Scene4D
+from tests.toy import FRAMES, toy_scene, write_truth
+
+WORLD = Sim3(1.3, so3_exp(torch.tensor([0.5, -1.0, 2.0]).double()), torch.tensor([0.5, 0.2, -3.0]).double())
+KEYS = {
+    *("psnr", "ssim", "lpips", "iou", "box_psnr"),
+    *("strict_psnr", "strict_ssim", "strict_lpips", "strict_iou", "strict_box_psnr"),
+    *("chamfer", "normal_deg", "track", "flicker", "confidence_auc", "interpolation", "pose", "focal_error"),
+    *("seconds", "peak_mb"),
+}
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("truth")
+    write_truth(folder, toy_scene(), WORLD)
+    return folder
+
+
+def scored(folder: Path, scene: Scene4D, truth: Path, **options: object) -> dict:
+    files.write(folder / "scene.ply", scene)
+    return evaluate(folder / "scene.ply", truth, **options)
+
+
+def with_cameras_moved(scene: Scene4D, change: Sim3) -> Scene4D:
+    """The scene with its surfels where they were and its cameras wrong."""
+    clips = {}
+    for name, clip in scene.clips.items():
+        moved = Cameras(change.move_cameras(clip.cameras.cam_from_world), clip.cameras.K, clip.cameras.size)
+        clips[name] = replace(clip, cameras=moved)
+    return replace(scene, clips=clips)
+
+
+def test_the_truth_itself_scores_high(tmp_path: Path, truth: Path) -> None:
+    result = scored(tmp_path, toy_scene(), truth)
+    assert set(result) >= KEYS
+    assert result["psnr"] > 50
+    assert result["strict_psnr"] > 50
+    assert result["iou"] > 0.99
+    assert result["ssim"] > 0.999
+    assert result["pose"]["max"] < 0.1
+    assert result["pose"]["lt6"] == 1
+    assert result["focal_error"] < 1e-6
+    assert result["views"] == 8
+    json.dumps(result)  # plain numbers only
+
+
+def test_known_cameras_are_scored_as_they_are(tmp_path: Path, truth: Path) -> None:
+    result = scored(tmp_path, replace(toy_scene(), world_from_input=WORLD), truth)
+    assert result["known_cameras"]
+    assert result["psnr"] > 50
+    off = Sim3(1.0, so3_exp(torch.tensor([0.0, 0.0, 0.1]).double()), torch.zeros(3).double())
+    wrong = scored(tmp_path, replace(toy_scene(), world_from_input=off.compose(WORLD)), truth)
+    assert wrong["psnr"] == wrong["strict_psnr"] < 25  # known cameras are never registered
+
+
+def test_a_misplaced_scene_is_recovered_by_registration(tmp_path: Path, truth: Path) -> None:
+    change = Sim3(1.06, so3_exp(torch.tensor([0.05, 0.12, -0.05]).double()), torch.tensor([0.05, 0.0, 0.05]).double())
+    result = scored(tmp_path, with_cameras_moved(toy_scene(), change), truth)
+    assert result["strict_psnr"] < 22
+    assert result["psnr"] > 40
+
+
+def test_registration_cannot_bend_single_views(tmp_path: Path, truth: Path) -> None:
+    """A scene whose motion is wrong keeps its error: seven numbers move all views together."""
+    scene = toy_scene()
+    still = {name: poses[3:4].expand_as(poses) for name, poses in scene.motion.dual_quats.items()}  # the arm is up
+    result = scored(tmp_path, replace(scene, motion=replace(scene.motion, dual_quats=still)), truth)
+    assert result["psnr"] < 30
+    assert result["psnr"] >= result["strict_psnr"] - 1e-6
+
+
+def test_saved_cameras_draw_the_scored_pictures(tmp_path: Path, truth: Path) -> None:
+    result = scored(tmp_path, toy_scene(), truth, save_cameras=tmp_path / "cams.json")
+    out = render(
+        tmp_path / "scene.ply",
+        RenderRequest(cameras=tmp_path / "cams.json", background="white", output=tmp_path / "out"),
+    )
+    import cv2
+
+    errors = []
+    for number, entry in enumerate(read_camera_entries(truth / "truth")):
+        mine = cv2.imread(str(out / f"{number:05d}.png")).astype(float)
+        theirs = cv2.imread(str(truth / "truth" / entry.file_path), cv2.IMREAD_UNCHANGED).astype(float)
+        alpha = theirs[..., 3:] / 255
+        errors.append(((mine - theirs[..., :3] * alpha - 255 * (1 - alpha)) ** 2).mean() / 255**2)
+    assert -10 * np.log10(np.mean(errors)) > min(result["psnr"], 60) - 12  # both pictures are rounded to bytes
+
+
+def test_pose_and_focal_errors(tmp_path: Path, truth: Path) -> None:
+    scene = toy_scene()
+    clip = scene.clips["a"]
+    poses, K = clip.cameras.cam_from_world.clone(), clip.cameras.K.clone()
+    poses[2, :3] = so3_exp(torch.tensor([0.0, 0.35, 0.0])) @ poses[2, :3]  # 20 degrees
+    K[:, :2, :2] *= 1.1
+    result = scored(
+        tmp_path,
+        replace(scene, clips={**scene.clips, "a": replace(clip, cameras=Cameras(poses, K, clip.cameras.size))}),
+        truth,
+    )
+    assert result["pose"]["median"] < 2
+    assert 17 < result["pose"]["max"] < 21
+    assert result["pose"]["lt10"] == pytest.approx(17 / 18)
+    assert result["focal_error"] == pytest.approx(0.1 * 12 / 18, rel=1e-3)  # clip a has 12 of the 18 frames
+
+
+def write_mesh(folder: Path, scene: Scene4D) -> None:
+    """A mesh of one small triangle per surfel, which moves with it, in the layout of the bench."""
+    truth_from_root = WORLD.inverse()
+    frames = []
+    for seconds in scene.clips["a"].seconds.tolist():
+        state = scene.at("a", seconds)
+        axes = quat_to_matrix(state.quats)[:, :, :2]
+        corner = 0.02 * torch.tensor([[1.0, 0.0], [-0.5, 0.87], [-0.5, -0.87]])
+        points = state.means[:, None] + torch.einsum("nij,kj->nki", axes, corner)
+        frames.append(truth_from_root.apply(points.double().reshape(-1, 3)).numpy())
+    vertices = np.stack(frames)
+    scale = np.abs(vertices).max() / 32000
+    faces = np.arange(vertices.shape[1]).reshape(-1, 3).astype(np.uint16)
+    np.savez(
+        folder / "truth" / "mesh_a.npz",
+        faces=faces,
+        verts=(vertices / scale).round().astype(np.int16),
+        verts_scale=np.float32(scale),
+    )
+
+
+def test_surface_scores(tmp_path: Path) -> None:
+    scene = replace(toy_scene(), world_from_input=WORLD)
+    write_truth(tmp_path, scene, WORLD)
+    write_mesh(tmp_path, scene)
+    good = scored(tmp_path, scene, tmp_path)
+    assert good["chamfer"] < 0.02
+    assert good["normal_deg"] < 15  # where parts touch, the nearest triangle may be another part's
+    assert good["track"]["all"] < 0.35
+    assert good["track"]["fast"] < 0.15
+    still = {name: poses[:1].expand_as(poses) for name, poses in scene.motion.dual_quats.items()}
+    bad = scored(tmp_path, replace(scene, motion=replace(scene.motion, dual_quats=still)), tmp_path)
+    assert bad["track"]["all"] == pytest.approx(1.0, abs=0.02)  # what does not move is wrong by all of the motion
+    assert bad["chamfer"] > good["chamfer"]
+
+
+def test_time_and_memory_come_from_the_run_folder(tmp_path: Path, truth: Path) -> None:
+    for number, seconds in enumerate((1.5, 20.0)):
+        folder = tmp_path / "scene.run" / f"{number + 1:02d}-stage"
+        folder.mkdir(parents=True)
+        record = {"key": "k", "stage": "s", "seconds": seconds, "peak_mb": 100 + seconds}
+        (folder / "stage.json").write_text(json.dumps(record))
+    result = scored(
+        tmp_path, replace(toy_scene(), world_from_input=WORLD, run_folder=str(tmp_path / "scene.run")), truth
+    )
+    assert result["seconds"] == 21.5
+    assert result["peak_mb"] == 120.0
+
+
+def test_the_table_shows_what_is_there_and_what_is_not(tmp_path: Path, truth: Path) -> None:
+    text = table(scored(tmp_path, replace(toy_scene(), world_from_input=WORLD), truth))
+    assert "known cameras" in text
+    assert "8 held-out views, 900 surfels" in text
+    assert "Chamfer -" in text
+
+
+def test_without_true_input_cameras_nothing_is_made_up(tmp_path: Path, truth: Path) -> None:
+    """Held-out views alone, in an unknown world: no picture score, and a note that says why."""
+    import shutil
+
+    shutil.copytree(truth / "truth", tmp_path / "views")
+    result = scored(tmp_path, toy_scene(), tmp_path / "views")
+    assert result["psnr"] is None
+    assert result["strict_psnr"] is None
+    assert any("fewer than two input frames" in note for note in result["notes"])
+    table(result)
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path, truth: Path) -> None:
+    scene = toy_scene()
+    with pytest.raises(FourdgenError, match="no held-out views here"):
+        scored(tmp_path, scene, tmp_path)
+    renamed = {"c": replace(scene.clips["b"], name="c")}
+    motion = replace(
+        scene.motion, seconds={"c": scene.motion.seconds["b"]}, dual_quats={"c": scene.motion.dual_quats["b"]}
+    )
+    with pytest.raises(FourdgenError, match="none of the held-out views shows a clip"):
+        scored(tmp_path, replace(scene, clips=renamed, motion=motion, reference="c"), truth)
+    assert len(scene.clips["a"].seconds) == FRAMES
