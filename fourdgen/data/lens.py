@@ -95,28 +95,39 @@ class Straightener:
         return cv2.remap(picture, self.source[..., 0], self.source[..., 1], flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def straightener(lens: Lens, K: Float[np.ndarray, "3 3"], size: tuple[int, int]) -> Straightener:
-    """How to undo `lens` in pictures of `size` (w, h) with intrinsics `K` (pixel centres at +0.5)."""
+def rim(lens: Lens, K: Float[np.ndarray, "3 3"], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) in pixels of the filmed picture: what the straightened picture should show.
+
+    At least the picture itself; where the lens squeezed its rim up to a quarter of a side more.
+    """
     width, height = size
-    rim = np.concatenate(
-        [
-            np.stack(np.meshgrid(np.linspace(0, width, 33), [0.0, height]), -1).reshape(-1, 2),
-            np.stack(np.meshgrid([0.0, width], np.linspace(0, height, 33)), -1).reshape(-1, 2),
-        ]
-    )
-    focal, center = np.array([K[0, 0], K[1, 1]]), np.array([K[0, 2], K[1, 2]])
-    ideal = undistort(lens, (rim - center) / focal) * focal + center
+    across, down = np.linspace(0, width, 33), np.linspace(0, height, 33)
+    edge = [(x, y) for x in across for y in (0.0, height)] + [(x, y) for y in down for x in (0.0, width)]
+    focal, center = np.array([K[0, 0], K[1, 1]]), K[:2, 2]
+    ideal = np.nan_to_num(undistort(lens, (np.array(edge) - center) / focal) * focal + center)
     room = np.array([width, height]) * MARGIN
-    low = np.floor(np.clip(np.nan_to_num(ideal.min(0)), -room, 0)).astype(int)
-    high = np.ceil(np.clip(np.nan_to_num(ideal.max(0)), [width, height], [width, height] + room)).astype(int)
+    low = np.floor(np.clip(ideal.min(0), -room, 0)).astype(int)
+    high = np.ceil(np.clip(ideal.max(0), [width, height], [width, height] + room)).astype(int)
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+
+
+def straightener(
+    lens: Lens, K: Float[np.ndarray, "3 3"], size: tuple[int, int], shown: tuple[int, int, int, int] | None = None
+) -> Straightener:
+    """How to undo `lens` in pictures of `size` (w, h) with intrinsics `K` (pixel centres at +0.5).
+
+    shown: (left, top, right, bottom) as from `rim`, for cameras that share it; default: of this lens.
+    """
+    left, top, right, bottom = shown or rim(lens, K, size)
+    focal, center = np.array([K[0, 0], K[1, 1]]), K[:2, 2]
     new_K = K.copy()
-    new_K[:2, 2] -= low
-    new_size = (int(high[0] - low[0]), int(high[1] - low[1]))
-    pixels = np.stack(np.meshgrid(np.arange(new_size[0]) + 0.5, np.arange(new_size[1]) + 0.5), -1)
-    plane = (pixels - new_K[:2, 2]) / focal
+    new_K[:2, 2] -= (left, top)
+    pixels = np.stack(np.meshgrid(np.arange(left, right) + 0.5, np.arange(top, bottom) + 0.5), -1)
+    plane = (pixels - center) / focal
     filmed = distort(lens, plane) * focal + center
-    inside = (filmed > 0).all(-1) & (filmed < [width, height]).all(-1) & _monotone(lens, plane)
-    return Straightener(new_K, new_size, (filmed - 0.5).astype(np.float32), inside.astype(np.uint8) * 255)
+    inside = (filmed > 0).all(-1) & (filmed < size).all(-1) & _monotone(lens, plane)
+    known = inside.astype(np.uint8) * 255
+    return Straightener(new_K, (right - left, bottom - top), (filmed - 0.5).astype(np.float32), known)
 
 
 def _monotone(lens: Lens, plane: Float[np.ndarray, "h w 2"]) -> np.ndarray:

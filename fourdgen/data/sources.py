@@ -1,4 +1,4 @@
-"""What a person may hand in as one clip: a video file or a folder of pictures (RGB, or RGBA whose alpha is the mask)."""
+"""What a person may hand in as one clip: a video, or a folder of pictures (RGB, or RGBA: alpha is the mask)."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def picture_times(source: Source, fps: float) -> list[float]:
 
 
 def evenly(times: Sequence[float], limit: int) -> list[int]:
-    """Indices of at most `limit` of the ascending `times`, spread evenly over time; the first and last are among them."""
+    """Indices of at most `limit` of the ascending `times`, spread evenly over time, with the first and last."""
     if limit <= 0 or len(times) <= limit:
         return list(range(len(times)))
     wanted = np.linspace(times[0], times[-1], limit)

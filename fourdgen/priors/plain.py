@@ -1,8 +1,8 @@
 """Masks of clips that were filmed, rendered or generated before one plain colour.
 
-What makes this more than a threshold: parts of the subject may have the background's colour (white on white), gaps such as
-the one between two legs show the background without touching the border of the picture, and every edge pixel is a mixture
-that would leave a fringe around the subject if it were taken as it is.
+What makes this more than a threshold: parts of the subject may have the background's colour (white on white), gaps such
+as the one between two legs show the background without touching the border of the picture, and every edge pixel is a
+mixture that would leave a fringe around the subject if it were taken as it is.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 NEAR = 10  # a border pixel this close to the median colour counts as background
 BORDER_SHARE = 0.80  # of all border pixels of the clip must be background: the rest may be a subject that is cut off
 FRAME_SHARE = 0.55  # the same in every single frame
-CODEC_NOISE = 9  # compression leaves this much around a subject on an otherwise clean background
-SHARP = 40  # an edge of the subject before the background is at least this strong, a highlight's rim is not
+CLEAN = 5  # background away from any edge is this exact, beside the noise that the border shows
+SPOILT = 0.06  # of the contrast within four pixels is added to that by compression
+FLAT = 8  # the middle of a gap may be off by this much more
+SHARP = 0.35  # of the subject's usual distance from the background: a gap's edge is at least this strong all around
 LEAST_GAP = 6  # pixels: smaller enclosed spots are filled
 
 
@@ -39,7 +41,7 @@ def find_plain(rgb: UInt8[np.ndarray, "t h w 3"]) -> Plain | None:
     if near.mean() < BORDER_SHARE or near.mean(1).min() < FRAME_SHARE:
         return None
     noise = float(np.percentile(distance[near], 99.5))
-    return Plain(color.astype(np.float32), CODEC_NOISE + 1.5 * noise)
+    return Plain(color.astype(np.float32), CLEAN + 1.5 * noise)
 
 
 def _border_pixels(rgb: UInt8[np.ndarray, "t h w 3"]) -> Int[np.ndarray, "t n 3"]:
@@ -64,7 +66,10 @@ def cut_plain(
 
 def _solid(distance: Float[np.ndarray, "h w"], plain: Plain) -> Bool[np.ndarray, "h w"]:
     """The subject including its soft rim: all that is neither background nor a gap that shows background."""
-    like = (distance <= plain.tolerance).astype(np.uint8)
+    # Compression spoils the background next to strong edges and nowhere else, so the tolerance follows the contrast
+    # around: a white part of the subject is off by as little, but not beside such an edge.
+    contrast = cv2.dilate(distance, np.ones((9, 9), np.uint8))
+    like = (distance <= plain.tolerance + SPOILT * contrast).astype(np.uint8)
     # Opening closes channels of one or two pixels through which the flood would leak into white parts of the subject.
     # The frame is enlarged so that background cut into corners by the subject still meets the border.
     roomy = cv2.copyMakeBorder(like, 2, 2, 2, 2, cv2.BORDER_CONSTANT, value=1)
@@ -73,12 +78,14 @@ def _solid(distance: Float[np.ndarray, "h w"], plain: Plain) -> Bool[np.ndarray,
     count, labels, stats, _ = cv2.connectedComponentsWithStats(opened, connectivity=4)
     labels = labels[2:-2, 2:-2]
     background = labels == _label_of_corner(opened)
+    sure = distance[like == 0]
+    sharp = SHARP * float(np.median(sure)) if len(sure) else 0.0
     for label in range(1, count):
         if label != _label_of_corner(opened) and stats[label, cv2.CC_STAT_AREA] >= LEAST_GAP:
             x, y, w, h = (int(v) for v in stats[label, :4])
-            x0, y0, x1, y1 = max(x - 6, 0), max(y - 6, 0), x + w + 2, y + h + 2  # the box, four pixels wider
+            x0, y0, x1, y1 = max(x - 3, 0), max(y - 3, 0), x + w - 1, y + h - 1  # the box, one pixel wider, no frame
             spot = labels[y0:y1, x0:x1] == label
-            if _is_gap(spot, distance[y0:y1, x0:x1], plain):
+            if _is_gap(spot, distance[y0:y1, x0:x1], contrast[y0:y1, x0:x1], plain.tolerance, sharp):
                 background[y0:y1, x0:x1] |= spot
     return ~_grown_within(background, like > 0)
 
@@ -95,20 +102,23 @@ def _grown_within(region: Bool[np.ndarray, "h w"], limit: Bool[np.ndarray, "h w"
     return (grown > 0) | region
 
 
-def _is_gap(spot: Bool[np.ndarray, "h w"], distance: Float[np.ndarray, "h w"], plain: Plain) -> bool:
+def _is_gap(
+    spot: Bool[np.ndarray, "h w"],
+    distance: Float[np.ndarray, "h w"],
+    contrast: Float[np.ndarray, "h w"],
+    tolerance: float,
+    sharp: float,
+) -> bool:
     """Whether an enclosed spot of background colour shows the background rather than a white part of the subject.
 
-    Background is flat: it has exactly its colour but for noise. A painted or shaded part hardly ever has. And a gap ends
-    at the subject's edge, which is sharp, where the rim of a highlight is a slope.
+    Background is flat: it has its colour but for noise. And a gap ends at an edge of the subject all around, where a
+    white part of the subject borders on the background somewhere with next to no edge.
     """
     if spot.sum() < LEAST_GAP:
         return False
-    core = cv2.erode(spot.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    inner = distance[core] if core.sum() >= LEAST_GAP else distance[spot]
-    wide = cv2.dilate(spot.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-    ring = distance[wide & ~(cv2.dilate(spot.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0)]
-    flat = float(np.percentile(inner, 60)) <= plain.tolerance / 2.5
-    return flat and len(ring) > 0 and float(np.percentile(ring, 35)) >= SHARP
+    rim = spot & (cv2.erode(spot.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
+    flat = float(np.median(distance[spot])) <= tolerance + FLAT
+    return flat and float(np.percentile(contrast[rim], 10)) >= sharp
 
 
 def _soft_edge(

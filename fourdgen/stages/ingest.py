@@ -1,0 +1,400 @@
+"""Stage ingest: videos and picture folders become clips with masks: upright, undistorted, of a size one can train on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from fourdgen import weights
+from fourdgen.data import sources
+from fourdgen.data.cameras_io import CameraEntry, read_camera_entries
+from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, write_picture
+from fourdgen.data.contact_sheet import draw_masks
+from fourdgen.data.lens import Lens, Straightener, rim, straightener
+from fourdgen.data.matching import match_cameras, match_masks
+from fourdgen.data.sources import Source
+from fourdgen.data.video import reduced, resized
+from fourdgen.geometry.camera import Cameras
+from fourdgen.priors import masks, plain
+from fourdgen.report import FourdgenError, Reporter, all_at_once
+from fourdgen.workspace import Context, Job, Stage
+
+CLEAR = 128  # alpha below this somewhere makes an alpha channel a mask
+LEAST_MASK = 1e-4  # of the picture: a mask that covers less counts as empty
+ASPECT = 0.02  # by which the shapes of a camera's picture and of the clip may differ
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """Settings of stage ingest."""
+
+    size: int = 512  # longer side of the stored frames in pixels, at most; 0: as filmed
+    frames: int = 400  # use at most this many frames of a clip, evenly in time; 0: all
+    fps: float = 24.0  # frame rate of picture folders (a timestamps.txt beside the pictures goes before)
+    box: tuple[float, float, float, float] | None = (
+        None  # x,y,w,h of the subject in the first frame, pixels of the source
+    )
+    masks: Literal["auto", "alpha", "given", "plain", "u2netp", "classical"] = "auto"  # where masks come from
+
+    def __post_init__(self) -> None:
+        if self.size < 0 or 0 < self.size < 32:
+            raise ValueError(f"size = {self.size}: expected at least 32 pixels (or 0: as filmed)")
+        if self.frames < 0 or self.frames == 1:
+            raise ValueError(f"frames = {self.frames}: expected at least 2 (or 0: all)")
+        if not self.fps > 0:
+            raise ValueError(f"fps = {self.fps}: expected a positive number")
+        if self.box is not None and (self.box[2] <= 0 or self.box[3] <= 0):
+            raise ValueError("box: expected X,Y,W,H in pixels, with a width and a height above 0")
+
+
+def check(job: Job, config: IngestConfig) -> None:
+    """All that can be known without decoding a video. Raises one FourdgenError with everything that is wrong."""
+    errors: list[FourdgenError] = []
+    opened: dict[str, tuple[Source, int]] = {}
+    if not job.inputs:
+        errors.append(FourdgenError("there is no input", "give video files or folders of pictures"))
+    for name, path in zip(sources.clip_names(job.inputs), job.inputs):
+        try:
+            source = sources.open_source(path)
+            opened[name] = source, _checked_count(source, config)
+        except FourdgenError as error:
+            errors.append(error)
+    if config.masks == "given" and job.masks is None:
+        errors.append(FourdgenError("ingest.masks = given, but there is no folder of masks", "give --masks DIR"))
+    if config.masks == "u2netp":
+        try:
+            if masks.network() is None:
+                errors.append(FourdgenError("there are no mask weights on this machine", "`fourdgen doctor --fetch`"))
+        except FourdgenError as error:
+            errors.append(error)
+    if len(opened) == len(job.inputs):  # A missing clip would make the messages below wrong.
+        errors += _mask_errors(job, opened)
+        errors += _camera_errors(job, opened)
+    if errors:
+        raise all_at_once(errors)
+
+
+def _checked_count(source: Source, config: IngestConfig) -> int:
+    count, size = sources.count_and_size(source)
+    if count < 2:
+        raise FourdgenError(f"{source.path}: only one frame", "a 4D asset needs a video that moves: two frames or more")
+    if config.box is not None and (config.box[0] >= size[0] or config.box[1] >= size[1]):
+        raise FourdgenError(
+            f"{source.path}: the box lies outside its {size[0]}x{size[1]} picture",
+            "--box X,Y,W,H, pixels from top left",
+        )
+    if not source.is_video:
+        sources.picture_times(source, config.fps)
+    return sources.frame_count(source)
+
+
+def _mask_errors(job: Job, opened: Mapping[str, tuple[Source, int]]) -> list[FourdgenError]:
+    if job.masks is None:
+        return []
+    try:
+        found = match_masks(job.masks, list(opened))
+    except FourdgenError as error:
+        return [error]
+    return [
+        _mask_count_error(job.masks, name, len(found[name]), count)
+        for name, (_, count) in opened.items()
+        if len(found[name]) != count
+    ]
+
+
+def _mask_count_error(folder: Path, name: str, found: int, frames: int) -> FourdgenError:
+    return FourdgenError(
+        f"{folder}: {found} masks for the {frames} frames of clip {name}", "one mask a frame is needed"
+    )
+
+
+def _camera_errors(job: Job, opened: Mapping[str, tuple[Source, int]]) -> list[FourdgenError]:
+    if job.cameras is None:
+        return []
+    try:
+        entries = read_camera_entries(job.cameras)
+    except FourdgenError as error:
+        return [error]
+    errors = []
+    for name, (source, count) in opened.items():
+        try:
+            match_cameras(entries, name, source, count, len(opened) == 1, job.cameras)
+        except FourdgenError as error:
+            errors.append(error)
+    return errors
+
+
+def files(job: Job) -> tuple[Path, ...]:
+    """What is read, for the fingerprint. Of a COLMAP folder only the model itself: pictures may lie beside it."""
+    found = list(job.inputs)
+    if job.masks is not None:
+        found.append(job.masks)
+    if job.cameras is not None and job.cameras.is_dir():
+        names = ("transforms.json", "cameras.bin", "images.bin", "cameras.txt", "images.txt")
+        found += sorted(p for name in names for p in job.cameras.rglob(name))
+    elif job.cameras is not None:
+        found.append(job.cameras)
+    return tuple(found)
+
+
+def facts(job: Job, config: IngestConfig, device: str) -> tuple[str, ...]:
+    """Which mask network is there, if it matters: clips with alpha, masks or a plain background do not use it."""
+    if job.masks is not None or config.masks in ("alpha", "given", "plain", "classical"):
+        return ()
+    for path in job.inputs:
+        frame = next(iter(sources.read_source(sources.open_source(path), 256)))
+        if frame.picture.shape[2] == 3 and plain.find_plain(frame.picture[None]) is None:
+            found = masks.network()
+            return (f"mask network {weights.find(found[0]).sha256}" if found else "no mask network",)
+    return ()
+
+
+def run(ctx: Context, config: IngestConfig) -> Capture:
+    job = ctx.job
+    names = sources.clip_names(job.inputs)
+    given = {} if job.masks is None else match_masks(job.masks, names)
+    entries = None if job.cameras is None else read_camera_entries(job.cameras)
+    clips: list[Clip] = []
+    for name, path in zip(names, job.inputs):
+        shutil.rmtree(ctx.folder / name, ignore_errors=True)  # a killed run may have left half a clip
+        clip = _ingest(ctx, config, name, sources.open_source(path), given.get(name), entries)
+        clips.append(clip)
+        ctx.report.emit(
+            "note",
+            text=f"{name}: {len(clip)} frames of {clip.size[0]}x{clip.size[1]}, {float(clip.seconds[-1]):.2f} s, "
+            f"masks: {clip.masks_from}" + ("" if clip.cameras is None else ", cameras given"),
+        )
+    capture = Capture(tuple(clips), ctx.folder)
+    draw_masks(capture, ctx.folder / "check.png")
+    return capture
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """A clip while it is in memory: [t h w 3], [t h w] or None, seconds, frame numbers, size (w, h) in the source."""
+
+    rgb: UInt8[np.ndarray, "t h w 3"]
+    alpha: UInt8[np.ndarray, "t h w"] | None
+    seconds: list[float]
+    ids: list[int]
+    source_size: tuple[int, int]
+
+
+def _ingest(
+    ctx: Context,
+    config: IngestConfig,
+    name: str,
+    source: Source,
+    given: Sequence[Path] | None,
+    entries: Sequence[CameraEntry] | None,
+) -> Clip:
+    pictures = _read(source, config, ctx.report)
+    if not source.is_video and not (source.path / sources.TIMES).is_file():
+        ctx.report.emit("note", text=f"{name}: pictures without times, taken as {config.fps:g} a second")
+    alpha, way = pictures.alpha, "alpha"
+    if given is not None and config.masks in ("auto", "given"):
+        if alpha is not None and config.masks == "auto":
+            ctx.report.warn(f"{name}: its own alpha channel is the mask; --masks is not used for it")
+        else:
+            alpha, way = _read_masks(given, job_masks(ctx.job), name, pictures, source), "given"
+    elif config.masks not in ("auto", "alpha"):
+        alpha = None
+    if config.masks == "alpha" and alpha is None:
+        raise FourdgenError(f"{source.path}: no alpha channel", "leave --set ingest.masks=alpha away")
+    rgb, cameras, known = pictures.rgb, None, None
+    if entries is not None:
+        picked, cameras = _cameras(ctx, name, source, pictures, entries)
+        keep, lenses = picked
+        pictures = _Pictures(
+            rgb[keep], None, [pictures.seconds[i] for i in keep], [pictures.ids[i] for i in keep], pictures.source_size
+        )
+        rgb, alpha = pictures.rgb, None if alpha is None else alpha[keep]
+        if any(not lens.straight for lens in lenses):
+            rgb, alpha, known, cameras = _straight(rgb, alpha, lenses, cameras)
+    if alpha is None:
+        rgb, alpha, way = _cut(ctx, config, name, rgb, pictures.source_size)
+    weight = np.full(alpha.shape, 255, np.uint8) if known is None else known
+    alpha = np.where(weight > 0, alpha, 0).astype(np.uint8)
+    weight = _ignore_empty(ctx.report, name, alpha, weight, pictures.ids, source, way)
+    weighted = bool((weight < 255).any())
+    for t in range(len(rgb)):
+        write_picture(ctx.folder, name, "rgb", t, rgb[t])
+        write_picture(ctx.folder, name, "mask", t, alpha[t])
+        if weighted:
+            write_picture(ctx.folder, name, "weight", t, weight[t])
+    return Clip(
+        name=name,
+        source=str(source.path),
+        size=(rgb.shape[2], rgb.shape[1]),
+        seconds=torch.tensor(pictures.seconds, dtype=torch.float32),
+        frame_ids=torch.tensor(pictures.ids, dtype=torch.int64),
+        cameras=cameras,
+        masks_from=way,
+        weighted=weighted,
+    )
+
+
+def job_masks(job: Job) -> Path:
+    assert job.masks is not None
+    return job.masks
+
+
+def _read(source: Source, config: IngestConfig, report: Reporter) -> _Pictures:
+    frames = list(sources.read_source(source, config.size or None, config.frames, config.fps, report))
+    if len(frames) < 2:
+        raise FourdgenError(f"{source.path}: only one frame", "a 4D asset needs a video that moves: two frames or more")
+    rgb = np.stack([frame.picture[..., :3] for frame in frames])
+    alpha = None
+    if all(frame.picture.shape[2] == 4 for frame in frames):
+        alpha = np.stack([frame.picture[..., 3] for frame in frames])
+        if alpha.min() >= CLEAR:
+            alpha = None  # a channel that hides nothing, as in most GIFs
+        else:
+            rgb[alpha == 0] = 255  # nobody knows what colour lies under a fully transparent pixel
+    return _Pictures(rgb, alpha, [f.seconds for f in frames], [f.index for f in frames], frames[0].size)
+
+
+def _read_masks(
+    paths: Sequence[Path], folder: Path, name: str, pictures: _Pictures, source: Source
+) -> UInt8[np.ndarray, "t h w"]:
+    if max(pictures.ids) >= len(paths):
+        raise _mask_count_error(folder, name, len(paths), max(pictures.ids) + 1)
+    width, height = pictures.rgb.shape[2], pictures.rgb.shape[1]
+    out = np.empty((len(pictures.ids), height, width), np.uint8)
+    for row, number in enumerate(pictures.ids):
+        mask = sources.read_mask(paths[number])
+        if abs(mask.shape[1] * height - mask.shape[0] * width) > ASPECT * mask.shape[1] * height:
+            size = pictures.source_size
+            raise FourdgenError(
+                f"{paths[number]}: {mask.shape[1]}x{mask.shape[0]}, but the frames of {source.path.name} are "
+                f"{size[0]}x{size[1]}",
+                "masks must show the whole frame, upright",
+            )
+        out[row] = resized(np.repeat(mask[..., None], 3, 2), (width, height))[..., 0]
+    return out
+
+
+def _cameras(
+    ctx: Context, name: str, source: Source, pictures: _Pictures, entries: Sequence[CameraEntry]
+) -> tuple[tuple[list[int], list[Lens]], Cameras]:
+    """((rows of the frames that have a camera, their lenses), their cameras in pixels of the stored pictures)."""
+    assert ctx.job.cameras is not None
+    alone = len(ctx.job.inputs) == 1
+    found = match_cameras(entries, name, source, sources.frame_count(source), alone, ctx.job.cameras)
+    keep = [row for row, number in enumerate(pictures.ids) if number in found]
+    without = [number for number in pictures.ids if number not in found]
+    if len(keep) < 2:
+        raise FourdgenError(f"{ctx.job.cameras}: fewer than two frames of clip {name} have a camera")
+    if without:
+        ctx.report.warn(f"{name}: no camera for frames {numbers(without)}; they are left out")
+    size = (pictures.rgb.shape[2], pictures.rgb.shape[1])
+    poses, Ks, lenses = [], [], []
+    for row in keep:
+        entry = found[pictures.ids[row]]
+        if abs(entry.size[0] * size[1] - entry.size[1] * size[0]) > ASPECT * entry.size[0] * size[1]:
+            raise FourdgenError(
+                f"{ctx.job.cameras}: the cameras of clip {name} are for {entry.size[0]}x{entry.size[1]} pictures, "
+                f"its frames are {pictures.source_size[0]}x{pictures.source_size[1]}",
+                "w and h must have the shape of the upright frames",
+            )
+        poses.append(entry.cam_from_input)
+        Ks.append(Cameras(entry.cam_from_input[None], entry.K[None].double(), entry.size).resized(size).K[0])
+        lenses.append(entry.distortion or Lens())
+    return (keep, lenses), Cameras(torch.stack(poses).float(), torch.stack(Ks).float(), size)
+
+
+def _straight(
+    rgb: UInt8[np.ndarray, "t h w 3"],
+    alpha: UInt8[np.ndarray, "t h w"] | None,
+    lenses: Sequence[Lens],
+    cameras: Cameras,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, Cameras]:
+    """Pictures, alpha and cameras without lens distortion, and where there is a picture (255) and where not (0)."""
+    Ks = cameras.K.double().numpy()
+    kinds = {(lens, K.tobytes()): (lens, K) for lens, K in zip(lenses, Ks)}
+    shown = np.array([rim(lens, K, cameras.size) for lens, K in kinds.values()])
+    frame = (*shown[:, :2].min(0).tolist(), *shown[:, 2:].max(0).tolist())
+    made: dict[tuple[Lens, bytes], Straightener] = {
+        key: straightener(lens, K, cameras.size, frame) for key, (lens, K) in kinds.items()
+    }
+    each = [made[lens, K.tobytes()] for lens, K in zip(lenses, Ks)]
+    pictures = np.stack([undo(picture) for undo, picture in zip(each, rgb)])
+    known = np.stack([undo.known for undo in each])
+    soft = None if alpha is None else np.stack([undo(a) for undo, a in zip(each, alpha)])
+    K = torch.from_numpy(np.stack([undo.K for undo in each])).float()
+    return pictures, soft, known, Cameras(cameras.cam_from_world, K, each[0].size)
+
+
+def _cut(
+    ctx: Context, config: IngestConfig, name: str, rgb: UInt8[np.ndarray, "t h w 3"], source_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, str]:
+    box = config.box
+    if box is not None:
+        small = reduced(source_size, config.size or None)
+        x, y = small[0] / source_size[0], small[1] / source_size[1]
+        box = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
+    way: masks.Way | None = None
+    if config.masks in ("plain", "u2netp", "classical"):
+        way = config.masks
+    cut = masks.cut_subject(rgb, box, way, ctx.threads, ctx.report, name)
+    if cut.way == "classical" and way is None:
+        ctx.report.warn(
+            f"{name}: no neural mask weights on this machine, using classical masks; look at check.png "
+            "(better ones: `fourdgen doctor --fetch`, or --masks DIR)"
+        )
+    return cut.rgb, cut.mask, cut.way
+
+
+def _ignore_empty(
+    report: Reporter,
+    name: str,
+    alpha: UInt8[np.ndarray, "t h w"],
+    weight: UInt8[np.ndarray, "t h w"],
+    ids: Sequence[int],
+    source: Source,
+    way: str,
+) -> UInt8[np.ndarray, "t h w"]:
+    empty = (alpha > 127).mean((1, 2)) < LEAST_MASK
+    if empty.all():
+        raise FourdgenError(
+            f"{source.path}: the mask is empty in every frame (masks: {way})",
+            "say where the subject is with --box X,Y,W,H, or give masks with --masks DIR",
+        )
+    if empty.any():
+        report.warn(
+            f"{name}: empty masks, so these frames do not count: {numbers([i for i, gone in zip(ids, empty) if gone])}"
+        )
+    return np.where(empty[:, None, None], 0, weight).astype(np.uint8)
+
+
+def numbers(values: Sequence[int]) -> str:
+    """`3, 7-9, 12`; cut short when long."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    said = [str(a) if a == b else f"{a}-{b}" for a, b in runs]
+    return ", ".join(said[:12]) + (f" and {len(said) - 12} more" if len(said) > 12 else "")
+
+
+def save(capture: Capture, folder: Path) -> None:
+    save_capture(capture, folder)
+
+
+def load(folder: Path) -> Capture:
+    return load_capture(folder)
+
+
+STAGE = Stage(
+    name="ingest", needs=(), config=IngestConfig, version=1, run=run, save=save, load=load,
+    files=files, facts=facts, check=check,
+)  # fmt: skip
