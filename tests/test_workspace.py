@@ -26,7 +26,7 @@ def run_tiny(
 ) -> subprocess.CompletedProcess[str]:
     (folder / "tiny.toml").write_text(RECIPE)
     if not (folder / "clip.txt").exists():
-        (folder / "clip.txt").write_text("frames")
+        (folder / "clip.txt").write_text("frames\n")
     # One path for all runs of a test, as the run folder's name may be part of a result.
     command = [sys.executable, "-m", "tests.tiny", "reconstruct", str(folder / "clip.txt"), "-o", str(folder / output)]
     command += ["-p", str(folder / "tiny.toml"), "--device", "cpu", *arguments]
@@ -162,8 +162,9 @@ def test_status_sees_what_a_kill_left(tmp_path: Path) -> None:
 
 
 def test_dry_run_makes_nothing(tmp_path: Path) -> None:
-    said = run_tiny(tmp_path, "--dry-run")
+    said = run_tiny(tmp_path, "--dry-run", "--set", "second.steps=4")
     assert said.returncode == 0
+    assert "02-second  run           steps=4" in said.stdout
     assert [line.split()[:2] for line in said.stdout.splitlines()[-3:]] == [
         ["01-first", "run"], ["02-second", "run"], ["03-export", "run"]
     ]  # fmt: skip
