@@ -39,7 +39,7 @@ test: $(READY)
 # Readers that are not ours: open3d from the package registry, the others through npm.
 $(EXTERNAL): $(STAMP) $(wildcard tests/external/package*.json)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'open3d>=0.19'
-	if [ -f tests/external/package.json ]; then npm install --silent --no-fund --no-audit --prefix tests/external; fi
+	npm ci --silent --no-fund --no-audit --prefix tests/external
 	touch $@
 
 test-external: $(if $(READY),$(EXTERNAL))

@@ -19,16 +19,20 @@ class FourdgenError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.parts: tuple[FourdgenError, ...] = (self,)  # several where it says all that is wrong at once
 
 
 def all_at_once(errors: Sequence[FourdgenError]) -> FourdgenError:
     """One error that says everything `errors` (at least one) say, so that nobody repairs a command five times."""
-    if len(errors) == 1:
-        return errors[0]
-    lines = [f"{len(errors)} things are wrong:"]
-    for error in errors:
-        lines.append(f"  - {error.message}" + (f" ({error.hint})" if error.hint else ""))
-    return FourdgenError("\n".join(lines))
+    parts = [part for error in errors for part in error.parts]
+    if len(parts) == 1:
+        return parts[0]
+    lines = [f"{len(parts)} things are wrong:"]
+    for part in parts:
+        lines.append(f"  - {part.message}" + (f" ({part.hint})" if part.hint else ""))
+    together = FourdgenError("\n".join(lines))
+    together.parts = tuple(parts)
+    return together
 
 
 class Reporter(Protocol):

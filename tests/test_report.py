@@ -145,7 +145,10 @@ def test_table_aligns_columns() -> None:
 def test_several_errors_become_one() -> None:
     one, two = FourdgenError("first", "hint"), FourdgenError("second")
     assert report.all_at_once([one]) is one
-    assert report.all_at_once([one, two]).message == "2 things are wrong:\n  - first (hint)\n  - second"
+    both = report.all_at_once([one, two])
+    assert both.message == "2 things are wrong:\n  - first (hint)\n  - second"
+    # Errors that are several already are counted one by one.
+    assert report.all_at_once([both, FourdgenError("third")]).message.splitlines()[0] == "3 things are wrong:"
 
 
 def test_peak_memory_starts_anew() -> None:
