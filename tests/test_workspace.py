@@ -149,6 +149,15 @@ def test_a_run_explains_itself(tmp_path: Path) -> None:
     assert sealed["peak_mb"] > 1
 
 
+def test_json_events_alone_on_stdout(tmp_path: Path) -> None:
+    done = run_tiny(tmp_path, "--json")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["stage"] for event in events if event.get("state") == "done"] == list(ALL_DONE)
+    assert sum(event["event"] == "step" for event in events) == 6
+    assert (events[-1]["event"], events[-1]["outcome"]) == ("end", "reconstruct done")
+    assert events[-1]["scene"] == str(tmp_path / "scene.ply")
+
+
 def test_status_sees_what_a_kill_left(tmp_path: Path) -> None:
     from fourdgen import account
 
