@@ -33,7 +33,7 @@ def draw_masks(capture: Capture, path: Path) -> None:
 
 
 def _tile(capture: Capture, name: str, index: int, label: str) -> UInt8[np.ndarray, "h w 3"]:
-    rgb, mask, weight = (capture.read(name, kind, index) for kind in ("rgb", "mask", "weight"))  # type: ignore[arg-type]
+    rgb, mask, weight = (capture.read(name, kind, index) for kind in ("rgb", "mask", "weight"))
     size = (max(1, round(rgb.shape[1] * TALL / rgb.shape[0])), TALL)
     how = cv2.INTER_AREA if rgb.shape[0] > TALL else cv2.INTER_LINEAR
     rgb, mask, weight = (cv2.resize(picture, size, interpolation=how) for picture in (rgb, mask, weight))

@@ -17,19 +17,24 @@ from jaxtyping import Bool, Float, Int, UInt8
 NEAR = 10  # a border pixel this close to the median colour counts as background
 BORDER_SHARE = 0.80  # of all border pixels of the clip must be background: the rest may be a subject that is cut off
 FRAME_SHARE = 0.55  # the same in every single frame
-CLEAN = 5  # background away from any edge is this exact, beside the noise that the border shows
+CLEAN = 5  # background away from any edge is at least this exact
 SPOILT = 0.06  # of the contrast within four pixels is added to that by compression
-FLAT = 8  # the middle of a gap may be off by this much more
-SHARP = 0.35  # of the subject's usual distance from the background: a gap's edge is at least this strong all around
+EXACT = 2  # the middle of a gap, two pixels from its edges, is off by this at most
+SMALL = 4  # is added to that for the smallest gaps
+BLURRED = 7  # a gap that is too narrow to have a middle is off by this much more than clean background
+SHARP = 0.35  # of the subject's usual distance from the background: a wide gap's edge, for the most part
+SHARPER = 0.5  # the same for a narrow gap, all around
 LEAST_GAP = 6  # pixels: smaller enclosed spots are filled
+SPECK = 0.0015  # of the subject's area: what is smaller and stands apart is dirt
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A background: its colour (RGB 0..255) and how far from it a pixel may be and still belong to it."""
+    """A background: its colour (RGB 0..255), how far from it a pixel may be and still belong to it, and usually is."""
 
     color: Float[np.ndarray, "3"]
     tolerance: float
+    noise: float
 
 
 def find_plain(rgb: UInt8[np.ndarray, "t h w 3"]) -> Plain | None:
@@ -40,8 +45,8 @@ def find_plain(rgb: UInt8[np.ndarray, "t h w 3"]) -> Plain | None:
     near = distance <= NEAR
     if near.mean() < BORDER_SHARE or near.mean(1).min() < FRAME_SHARE:
         return None
-    noise = float(np.percentile(distance[near], 99.5))
-    return Plain(color.astype(np.float32), CLEAN + 1.5 * noise)
+    usual, most = np.percentile(distance[near], [75, 99.5])
+    return Plain(color.astype(np.float32), max(float(CLEAN), 2 + 1.5 * float(most)), float(usual))
 
 
 def _border_pixels(rgb: UInt8[np.ndarray, "t h w 3"]) -> Int[np.ndarray, "t n 3"]:
@@ -79,15 +84,15 @@ def _solid(distance: Float[np.ndarray, "h w"], plain: Plain) -> Bool[np.ndarray,
     labels = labels[2:-2, 2:-2]
     background = labels == _label_of_corner(opened)
     sure = distance[like == 0]
-    sharp = SHARP * float(np.median(sure)) if len(sure) else 0.0
+    strength = float(np.median(sure)) if len(sure) else 0.0
     for label in range(1, count):
         if label != _label_of_corner(opened) and stats[label, cv2.CC_STAT_AREA] >= LEAST_GAP:
             x, y, w, h = (int(v) for v in stats[label, :4])
             x0, y0, x1, y1 = max(x - 3, 0), max(y - 3, 0), x + w - 1, y + h - 1  # the box, one pixel wider, no frame
             spot = labels[y0:y1, x0:x1] == label
-            if _is_gap(spot, distance[y0:y1, x0:x1], contrast[y0:y1, x0:x1], plain.tolerance, sharp):
+            if _is_gap(spot, distance[y0:y1, x0:x1], contrast[y0:y1, x0:x1], plain, strength):
                 background[y0:y1, x0:x1] |= spot
-    return ~_grown_within(background, like > 0)
+    return _without_specks(~_grown_within(background, like > 0))
 
 
 def _label_of_corner(opened: UInt8[np.ndarray, "h w"]) -> int:
@@ -102,23 +107,37 @@ def _grown_within(region: Bool[np.ndarray, "h w"], limit: Bool[np.ndarray, "h w"
     return (grown > 0) | region
 
 
+def _without_specks(subject: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(subject.astype(np.uint8), connectivity=8)
+    if count <= 2:
+        return subject
+    area = stats[:, cv2.CC_STAT_AREA]
+    return np.isin(labels, [i for i in range(1, count) if area[i] >= SPECK * area[1:].max()])
+
+
 def _is_gap(
     spot: Bool[np.ndarray, "h w"],
     distance: Float[np.ndarray, "h w"],
     contrast: Float[np.ndarray, "h w"],
-    tolerance: float,
-    sharp: float,
+    plain: Plain,
+    strength: float,
 ) -> bool:
     """Whether an enclosed spot of background colour shows the background rather than a white part of the subject.
 
-    Background is flat: it has its colour but for noise. And a gap ends at an edge of the subject all around, where a
-    white part of the subject borders on the background somewhere with next to no edge.
+    Background is flat: away from edges it has its exact colour, which shaded or painted white hardly ever has. And a gap
+    ends at an edge of the subject all around, where a white part borders on the background with next to no edge.
     """
     if spot.sum() < LEAST_GAP:
         return False
-    rim = spot & (cv2.erode(spot.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
-    flat = float(np.median(distance[spot])) <= tolerance + FLAT
-    return flat and float(np.percentile(contrast[rim], 10)) >= sharp
+    solid = spot.astype(np.uint8)
+    rim = spot & (cv2.erode(solid, np.ones((3, 3), np.uint8)) == 0)
+    middle = distance[cv2.erode(solid, np.ones((5, 5), np.uint8)) > 0]
+    if len(middle) >= LEAST_GAP:
+        # The smaller a gap, the more of its middle lies within the same compression block as its edges.
+        exact = EXACT + plain.noise + SMALL * float(np.exp(-len(middle) / 40))
+        return float(np.median(middle)) <= exact and float(np.percentile(contrast[rim], 25)) >= SHARP * strength
+    flat = float(np.median(distance[spot])) <= plain.tolerance + BLURRED
+    return flat and float(np.percentile(contrast[rim], 10)) >= SHARPER * strength
 
 
 def _soft_edge(
