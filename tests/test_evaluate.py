@@ -153,6 +153,7 @@ def test_surface_scores(tmp_path: Path) -> None:
     assert good["normal_deg"] < 15  # where parts touch, the nearest triangle may be another part's
     assert good["track"]["all"] < 0.35
     assert good["track"]["fast"] < 0.15
+    assert good["track"]["hidden"] < 0.5
     still = {name: poses[:1].expand_as(poses) for name, poses in scene.motion.dual_quats.items()}
     bad = scored(tmp_path, replace(scene, motion=replace(scene.motion, dual_quats=still)), tmp_path)
     assert bad["track"]["all"] == pytest.approx(1.0, abs=0.02)  # what does not move is wrong by all of the motion

@@ -16,7 +16,8 @@ from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
 from fourdgen.data.video import read_video
 from fourdgen.geometry.transforms import Sim3, so3_exp
 from fourdgen.playback import RenderRequest, parse_color, parse_size, render, shots
-from fourdgen.render import draw
+from fourdgen.playback.device import Carried
+from fourdgen.render import draw, pick
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
 from fourdgen.scene.scene4d import Scene4D
@@ -309,3 +310,28 @@ def test_requests_that_cannot_be_met_are_refused_before_any_picture(
     with pytest.raises(FourdgenError, match=said):
         render(scene_path, request_)
     assert sorted(scene_path.parent.iterdir()) == before
+
+
+def test_carrying_to_a_device_changes_nothing() -> None:
+    """On the same device the pictures, and the gradients that come back, are the same."""
+    scene = toy_scene()
+    cameras = scene.clips["a"].cameras[:2]
+    gradients = []
+    for rasterizer in (pick("cpu"), Carried(pick("cpu"), "cpu")):
+        pose = cameras.cam_from_world.clone().requires_grad_(True)
+        out = draw(scene.surfels, replace(cameras, cam_from_world=pose), torch.ones(3), rasterizer)
+        out.rgb.square().mean().backward()
+        gradients.append((out.rgb.detach(), pose.grad))
+    assert torch.equal(gradients[0][0], gradients[1][0])
+    assert torch.equal(gradients[0][1], gradients[1][1])
+    assert float(gradients[0][1].abs().max()) > 0
+
+
+@pytest.mark.gpu
+def test_rendering_on_a_gpu_looks_the_same(scene_path: Path) -> None:
+    pictures = []
+    for device in ("cpu", "cuda"):
+        out = scene_path.with_name(device)
+        render(scene_path, RenderRequest(orbit=True, size="64", fps=0.5, output=out), device=device)
+        pictures.append(cv2.imread(str(out / "00000.png"), cv2.IMREAD_UNCHANGED).astype(float))
+    assert np.abs(pictures[0] - pictures[1])[..., 3].mean() < 2

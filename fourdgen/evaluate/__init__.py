@@ -18,7 +18,8 @@ from fourdgen.fit import lpips as perceptual
 from fourdgen.fit import metrics
 from fourdgen.geometry.fit import rotation_errors, similarity_between
 from fourdgen.geometry.transforms import Sim3
-from fourdgen.render import Rasterizer, draw, pick
+from fourdgen.playback.device import rasterizer_on
+from fourdgen.render import Rasterizer, draw
 from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.report import table as columns
 from fourdgen.scene import files
@@ -44,7 +45,7 @@ def evaluate(
     """
     scene = files.read(scene_path, report)
     truth = read_truth(Path(truth_dir), scene)
-    rasterizer = pick(renderer, device)
+    rasterizer = rasterizer_on(device, renderer)
     judge = perceptual.load()
     notes = [] if judge is not None else ["lpips: its weights are not here; `fourdgen doctor --fetch` gets them"]
     if truth.skipped:
@@ -150,8 +151,8 @@ def _surface_scores(
     for clip in clips:  # the bench has held-out views of one clip only
         mesh = surface.read_mesh(truth.folder, clip)
         if mesh is not None:
-            scores = surface.score(scene, clip, mesh, truth.views, root_from_truth.inverse(), rasterizer)
-            track = {"all": scores.track_all, "fast": scores.track_fast, "hidden": None}
+            scores = surface.score(scene, clip, mesh, truth.views, truth.inputs, root_from_truth.inverse(), rasterizer)
+            track = {"all": scores.track_all, "fast": scores.track_fast, "hidden": scores.track_hidden}
             return {"chamfer": scores.chamfer, "normal_deg": scores.normal_deg, "track": track}
     return missing
 
@@ -210,7 +211,10 @@ def table(result: Mapping[str, Any]) -> str:
     distance, angle = _cell(result["chamfer"], "{:.4f}"), _cell(result["normal_deg"], "{:.1f}")
     more = [
         ("surface", f"Chamfer {distance}, normals {angle} degrees"),
-        ("tracks", f"error / motion: {_cell(track['all'], '{:.0%}')} all, {_cell(track['fast'], '{:.0%}')} fast"),
+        (
+            "tracks",
+            "error / motion: " + ", ".join(f"{_cell(track[k], '{:.0%}')} {k}" for k in ("all", "fast", "hidden")),
+        ),
     ]
     if not known:
         shares = ", ".join(f"{_cell(pose.get(f'lt{d}'), '{:.0%}')} below {d}" for d in (6, 8, 10))

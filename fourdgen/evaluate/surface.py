@@ -9,18 +9,20 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from fourdgen.data.cameras_io import CameraEntry
 from fourdgen.evaluate.truth import View
 from fourdgen.geometry.camera import Cameras
-from fourdgen.geometry.transforms import Sim3
+from fourdgen.geometry.transforms import Sim3, quat_to_matrix
 from fourdgen.render import Rasterizer, draw
 from fourdgen.report import FourdgenError
 from fourdgen.scene.entries import seconds_of
 from fourdgen.scene.scene4d import Scene4D
-from fourdgen.scene.surfels import Surfels, normal_axis
+from fourdgen.scene.surfels import Surfels
 
 SAMPLES = 20000  # points on the true surface
 INSTANTS = 8  # times that are scored
 FAST = 0.25  # share of the surface that moves most
+CELLS = 96  # of the depth buffer that tells what is hidden, across the picture
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class Mesh:
 
 @dataclass(frozen=True)
 class SurfaceScores:
-    """chamfer: in units of the truth. normal_deg: mean angle. track: error / true motion, None where nothing moves."""
+    """chamfer: in units of the truth. normal_deg: mean angle. track: mean error / mean true motion of all points, of
+    those that move most, and of those that the filming camera does not see; None where nothing moves or is hidden."""
 
     chamfer: float
     normal_deg: float
     track_all: float | None
     track_fast: float | None
+    track_hidden: float | None
 
 
 def read_mesh(folder: Path, clip: str) -> Mesh | None:
@@ -56,19 +60,27 @@ def read_mesh(folder: Path, clip: str) -> Mesh | None:
 
 
 def score(
-    scene: Scene4D, clip: str, mesh: Mesh, views: list[View], truth_from_root: Sim3, rasterizer: Rasterizer
+    scene: Scene4D,
+    clip: str,
+    mesh: Mesh,
+    views: list[View],
+    inputs: list[CameraEntry],
+    truth_from_root: Sim3,
+    rasterizer: Rasterizer,
 ) -> SurfaceScores:
     """Compares what the held-out cameras can see of the surfels with the mesh.
 
     chamfer is the mean of both directions; surfels count by the weight with which they are seen, so that what is buried
-    inside counts nothing. track takes the nearest visible surfel of each point of the mesh at the first instant along.
+    inside counts nothing. For tracks the surfel that is nearest to a point of the mesh at the first instant carries the
+    point along with its own rigid motion.
     """
     frames = sorted({view.entry.frame for view in views if view.clip == clip and view.entry.frame is not None})
     frames = [frame for frame in frames if 0 <= frame < len(mesh.vertices)]
     frames = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, INSTANTS).round().astype(int))]
     corners, inside = _samples(mesh, frames[0])
-    chamfer, angles, tracks, motions = [], [], [], []
-    partner, offset, begin = np.zeros(0, int), np.zeros((0, 3)), np.zeros((0, 3))
+    filmed = {entry.frame: entry for entry in inputs if entry.clip == clip}
+    chamfer, angles, tracks, motions, hidden = [], [], [], [], []
+    partner, local, begin = np.zeros(0, int), np.zeros((0, 3)), np.zeros((0, 3))
     for number, frame in enumerate(frames):
         triangles = mesh.vertices[frame][mesh.faces]
         points = (triangles[corners] * inside[..., None]).sum(1)
@@ -80,31 +92,51 @@ def score(
         if not visible.any():
             visible = weight >= weight.max()
         means = truth_from_root.apply(state.means.double()).numpy()
-        axes = normal_axis(state.quats).double().numpy() @ truth_from_root.rotation.numpy().T
+        axes = (truth_from_root.rotation @ quat_to_matrix(state.quats.double())).numpy()
         near, which = cKDTree(points).query(means[visible])
         back, _ = cKDTree(means[visible]).query(points)
         share = weight[visible] / weight[visible].sum()
         chamfer.append(0.5 * ((near * share).sum() + back.mean()))
-        cosine = np.abs((axes[visible] * normals[corners[which]]).sum(1)).clip(0, 1)
+        cosine = np.abs((axes[visible, :, 2] * normals[corners[which]]).sum(1)).clip(0, 1)
         angles.append((np.degrees(np.arccos(cosine)) * share).sum())
         if number == 0:
             _, partner = cKDTree(means[visible]).query(points)
             partner = np.nonzero(visible)[0][partner]
-            offset, begin = points - means[partner], points
+            local, begin = np.einsum("nji,nj->ni", axes[partner], points - means[partner]), points
         else:
-            tracks.append(np.linalg.norm(means[partner] + offset - points, axis=1))
+            carried = means[partner] + np.einsum("nij,nj->ni", axes[partner], local)
+            tracks.append(np.linalg.norm(carried - points, axis=1))
             motions.append(np.linalg.norm(points - begin, axis=1))
-    track_all, track_fast = _ratios(tracks, motions)
-    return SurfaceScores(float(np.mean(chamfer)), float(np.mean(angles)), track_all, track_fast)
+            hidden.append(_hidden(points, filmed[frame]) if frame in filmed else np.zeros(len(points), bool))
+    return SurfaceScores(float(np.mean(chamfer)), float(np.mean(angles)), *_ratios(tracks, motions, hidden))
 
 
-def _ratios(tracks: list[np.ndarray], motions: list[np.ndarray]) -> tuple[float | None, float | None]:
-    """Mean track error over mean true motion, everywhere and where the motion is largest."""
+def _ratios(
+    tracks: list[np.ndarray], motions: list[np.ndarray], hidden: list[np.ndarray]
+) -> tuple[float | None, float | None, float | None]:
+    """Mean track error over mean true motion: everywhere, where the motion is largest, where nothing was filmed."""
     if not tracks or np.mean(motions) < 1e-6:
-        return None, None
-    error, motion = np.mean(tracks, axis=0), np.mean(motions, axis=0)
-    fast = motion >= np.quantile(motion, 1 - FAST)
-    return float(error.mean() / motion.mean()), float(error[fast].mean() / motion[fast].mean())
+        return None, None, None
+    error, motion, unseen = np.stack(tracks), np.stack(motions), np.stack(hidden)
+    average = motion.mean(axis=0)
+    fast = average >= np.quantile(average, 1 - FAST)
+    out_of_sight = None
+    if unseen.any() and motion[unseen].mean() > 1e-6:
+        out_of_sight = float(error[unseen].mean() / motion[unseen].mean())
+    return float(error.mean() / motion.mean()), float(error[:, fast].mean() / motion[:, fast].mean()), out_of_sight
+
+
+def _hidden(points: np.ndarray, entry: CameraEntry) -> np.ndarray:
+    """Which points [n 3] of a densely sampled surface a camera does not see: others in their cell are clearly nearer."""
+    pose, K = entry.cam_from_input.double().numpy(), entry.K.double().numpy()
+    in_camera = points @ pose[:3, :3].T + pose[:3, 3]
+    depth = np.maximum(in_camera[:, 2], 1e-6)
+    cells = (in_camera @ K.T)[:, :2] / depth[:, None] * (CELLS / max(entry.size))
+    index = np.clip(np.floor(cells).astype(int) + 1, 0, CELLS + 1)
+    nearest = np.full((CELLS + 2, CELLS + 2), np.inf)
+    np.minimum.at(nearest, (index[:, 1], index[:, 0]), depth)
+    spread = np.ptp(points, axis=0).max()
+    return depth > nearest[index[:, 1], index[:, 0]] + 0.03 * spread
 
 
 def _samples(mesh: Mesh, frame: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,8 +17,9 @@ from fourdgen.data.capture import Capture, load_capture
 from fourdgen.data.video import resized, write_gif, write_video
 from fourdgen.playback import shots as shooting
 from fourdgen.playback.channels import CHANNELS, Look, depth_counts, layer, opaque, with_alpha
+from fourdgen.playback.device import rasterizer_on
 from fourdgen.playback.shots import Motion, Shot
-from fourdgen.render import Rasterizer, pick
+from fourdgen.render import Rasterizer
 from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.scene import files
 from fourdgen.scene.entries import clip_of
@@ -69,7 +70,7 @@ def render(
 ) -> Path:
     """Draws what was asked for and returns where it is. Raises FourdgenError for what cannot be drawn."""
     scene = files.read(scene_path, report)
-    rasterizer = pick(renderer, device)
+    rasterizer = rasterizer_on(device, renderer)
     plan = _plan(scene, Path(scene_path), request, report)
     report.emit("note", text=f"{len(plan.shots)} pictures, renderer {rasterizer.name}")
     try:

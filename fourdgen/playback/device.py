@@ -1,0 +1,48 @@
+"""A scene lives in main memory; a rasterizer may want it elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fourdgen.geometry.camera import Cameras
+from fourdgen.render import Rasterizer, RenderOut, pick
+
+
+def rasterizer_on(device: str, name: str = "auto") -> Rasterizer:
+    """The rasterizer of that name for a device; it takes and gives tensors in main memory. Raises FourdgenError."""
+    rasterizer = pick(name, device)
+    return rasterizer if device == "cpu" else Carried(rasterizer, device)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A Rasterizer that carries what it is given to a device, and its pictures back. Gradients take the same way."""
+
+    rasterizer: Rasterizer
+    device: str
+
+    @property
+    def name(self) -> str:
+        return self.rasterizer.name
+
+    def __call__(
+        self,
+        means: Tensor,
+        quats: Tensor,
+        scales: Tensor,
+        opacities: Tensor,
+        colors: Tensor,
+        cameras: Cameras,
+        background: Tensor | None = None,
+        **options: Any,
+    ) -> RenderOut:
+        there = [tensor.to(self.device) for tensor in (means, quats, scales, opacities, colors)]
+        seen = replace(cameras, cam_from_world=cameras.cam_from_world.to(self.device), K=cameras.K.to(self.device))
+        background = None if background is None else background.to(self.device)
+        out = self.rasterizer(*there, seen, background=background, **options)
+        parts = {field.name: getattr(out, field.name) for field in fields(out)}
+        return replace(out, **{k: v.cpu() for k, v in parts.items() if isinstance(v, torch.Tensor)})
