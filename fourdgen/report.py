@@ -38,8 +38,8 @@ def all_at_once(errors: Sequence[FourdgenError]) -> FourdgenError:
 class Reporter(Protocol):
     """Where a stage sends what happens.
 
-    Events in use: "plan" (rows), "stage" (stage, state: started, done or skipped, seconds), "step" (stage, step, total,
-    loss, psnr, surfels), "note" (text). Any further fields go to log.jsonl unchanged, so they must be plain numbers,
+    Events in use: "stage" (stage, state: started, done or skipped, seconds, peak_mb, check: its picture), "step" (stage,
+    step, total, loss, psnr, surfels), "note" (text). Any further fields go to log.jsonl unchanged, so they must be plain numbers,
     strings, lists or dicts.
     """
 
@@ -189,7 +189,7 @@ class ConsoleReporter:
             self._step(fields)
         elif event == "stage":
             self._stage(fields)
-        elif event in ("note", "plan"):
+        elif event == "note":
             self._print(str(fields["text"]))
 
     def warn(self, message: str) -> None:
@@ -239,6 +239,7 @@ class ConsoleReporter:
             self._live.end(stage)
         if state == "done":
             extra = f", peak {memory(float(fields['peak_mb']))}" if fields.get("peak_mb") else ""
+            extra += f", see {fields['check']}" if fields.get("check") else ""
             self._print(f"{stage}: done in {duration(float(seconds or 0.0))}{extra}")
         elif state == "skipped":
             self._print(f"{stage}: already done" + (f" ({duration(float(seconds))})" if seconds is not None else ""))

@@ -25,7 +25,7 @@ def test_plain_lines_without_a_terminal() -> None:
     console.emit("stage", stage="train", state="started")
     for step in range(1, 101):
         console.emit("step", stage="train", step=step, total=100, loss=0.5, psnr=27.125, surfels=4800)
-    console.emit("stage", stage="train", state="done", seconds=75.0, peak_mb=2048.0)
+    console.emit("stage", stage="train", state="done", seconds=75.0, peak_mb=2048.0, check="run/check.png")
     console.emit("stage", stage="export", state="skipped", seconds=2.0)
     console.warn("careful")
     lines = stream.getvalue().splitlines()
@@ -34,7 +34,7 @@ def test_plain_lines_without_a_terminal() -> None:
     assert lines[1].startswith("train: step 1 of 100  loss 0.5000  PSNR 27.12  surfels 4.8k  peak ")
     assert lines[2].startswith("train: step 100 of 100")
     assert lines[3:] == [
-        "train: done in 1 min 15 s, peak 2.0 GB",
+        "train: done in 1 min 15 s, peak 2.0 GB, see run/check.png",
         "export: already done (2.0 s)",
         "warning: careful",
     ]
