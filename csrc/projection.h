@@ -1,5 +1,6 @@
 // Surfels in camera space: what both directions of the rasterizer share.
 #pragma once
+#include "raster.h"
 #include "simd.h"
 
 struct Camera {
@@ -36,6 +37,7 @@ struct Projection {
   Float qw, qx, qy, qz, inverse_norm;  // unit quaternion, 1 / |input|
   Vec3 axis_u, axis_v, normal;         // world, unit
   Float facing;                        // +1 or -1: turns the normal towards the camera
+  Float sloped;                        // 1, or 0 for a surfel seen edge-on, whose depth is constant
   Vec3 center, tu, tv;                 // camera space
   Float sx, sy;                        // center.xy / center.z
   Float ex_u, ex_v, ey_u, ey_v;        // pixels per unit of u and v, times depth
@@ -61,7 +63,9 @@ static inline Projection project(const Camera &c, const float *means, const floa
   p.center = rotate(c, p.mean) + Vec3{splat(c.translation[0]), splat(c.translation[1]), splat(c.translation[2])};
   p.tu = rotate(c, p.axis_u) * p.scale_u;
   p.tv = rotate(c, p.axis_v) * p.scale_v;
-  p.facing = select(gt(splat(0.f), dot(rotate(c, p.normal), p.center)), one, splat(-1.f));
+  const Float toward = dot(rotate(c, p.normal), p.center);
+  p.facing = select(gt(splat(0.f), toward), one, splat(-1.f));
+  p.sloped = keep(gt(toward * toward, splat(EDGE_ON * EDGE_ON) * dot(p.center, p.center)), one);
   const Float inverse_z = one / p.center.z, fx = splat(c.fx), fy = splat(c.fy);
   p.sx = p.center.x * inverse_z;
   p.sy = p.center.y * inverse_z;

@@ -36,7 +36,7 @@ template <int C> static void project_block(const Scene &scene, Record<C> *record
   const Float x = splat(camera.fx) * p.sx + splat(camera.cx), y = splat(camera.fy) * p.sy + splat(camera.cy);
   const Float mx = x + p.offset_x, my = y + p.offset_y, disc = sqrt(r2 * splat(0.5f));
   const Float values[21] = {mx, my, a.x * k, a.y * k, a.z * k, b.x * k, b.y * k, b.z * k, c.x * k, c.y * k, k,
-                            p.center.z, p.tu.z, p.tv.z, p.normal.x * p.facing, p.normal.y * p.facing, p.normal.z * p.facing,
+                            p.center.z, p.tu.z * p.sloped, p.tv.z * p.sloped, p.normal.x * p.facing, p.normal.y * p.facing, p.normal.z * p.facing,
                             min(x + ox - hx, mx - disc), max(x + ox + hx, mx + disc), min(y + oy - hy, my - disc),
                             max(y + oy + hy, my + disc)};
   alignas(64) float o[21][LANES], in_front[LANES], finite[LANES];
@@ -243,9 +243,9 @@ static void parameter_gradients(const Workspace &ws, const Scene &scene, int vie
   const Float to_ex_u = to_mx * p.tu.z * inverse_d, to_ex_v = to_mx * p.tv.z * inverse_d;
   const Float to_ey_u = to_my * p.tu.z * inverse_d, to_ey_v = to_my * p.tv.z * inverse_d;
   to_tu.z = to_tu.z + (to_mx * p.ex_u + to_my * p.ey_u) * inverse_d + two * p.tu.z * to_d - fx * p.sx * to_ex_u -
-            fy * p.sy * to_ey_u + moment(SUM_ZU<C>);
+            fy * p.sy * to_ey_u + moment(SUM_ZU<C>) * p.sloped;
   to_tv.z = to_tv.z + (to_mx * p.ex_v + to_my * p.ey_v) * inverse_d + two * p.tv.z * to_d - fx * p.sx * to_ex_v -
-            fy * p.sy * to_ey_v + moment(SUM_ZV<C>);
+            fy * p.sy * to_ey_v + moment(SUM_ZV<C>) * p.sloped;
   to_tu.x = to_tu.x + fx * to_ex_u, to_tv.x = to_tv.x + fx * to_ex_v;
   to_tu.y = to_tu.y + fy * to_ey_u, to_tv.y = to_tv.y + fy * to_ey_v;
   const Float to_sx = fx * (to_mx - p.tu.z * to_ex_u - p.tv.z * to_ex_v);

@@ -5,6 +5,7 @@
 #include "simd.h"
 
 constexpr float ALPHA_MAX = 0.999f, ALPHA_MIN = 1.f / 255.f, STOP = 1e-4f, NEAR = 0.01f;
+constexpr float EDGE_ON = 0.05f;  // |cosine| between normal and ray below which a surfel has one depth, that of its centre
 
 extern "C" {
 // All arrays are float32, row-major and contiguous. A `*_per_view` of 0 says that the views share one array.

@@ -1,8 +1,8 @@
 """The compiled CPU kernels (csrc/): loading, and autograd functions of the rasterizer, skinning, and L1 + D-SSIM.
 
-Plain C entry points are called through ctypes, so that one wheel serves every Python version. The library is built once
-per instruction set and the best one that the machine runs is loaded; FOURDGEN_ISA=base|avx2|avx512 overrides the choice.
-Importing this module imports torch first: the kernels use torch's own OpenMP runtime.
+Plain C entry points are called through ctypes, so that one wheel serves every Python version. The library is built
+once per instruction set and the best one that the machine runs is loaded; FOURDGEN_ISA=base|avx2|avx512 overrides the
+choice. Importing this module imports torch first: the kernels use torch's own OpenMP runtime.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class _Options(NamedTuple):
 class _Raster(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: _Options, *inputs: Tensor) -> tuple[Tensor | None, ...]:
-        means, quats, scales, opacities, colors, cam_from_world, K = inputs
+        means, quats, _, _, colors, _, K = inputs
         views, channels = len(K), colors.shape[-1]
         (width, height), background = options.size, options.background
         planes = means.new_empty(channels + 6 + options.distortion, views, height, width)
@@ -252,11 +252,11 @@ def raster(
 ) -> RasterImages:
     """Surfels as v cameras see them (see fourdgen.render for what the pictures hold). At most MAX_CHANNELS channels.
 
-    `size` is (w, h). Gradients go to everything but `background`, and only what asks for one is computed. `weights` adds
-    per surfel and view the blend weight alpha T summed over pixels, and the number of pixels with alpha >= 1/255 (hidden
-    ones count). `screen_grad` is added to in place by the backward pass: the length of the loss's gradient with respect
-    to a shift of the surfel's picture, per pixel of shift, summed over the views. A surfel with anything not finite is
-    left out and gets zero gradient. Results are bitwise the same for any number of threads.
+    `size` is (w, h). Gradients go to everything but `background`, and only what asks for one is computed. `weights`
+    adds per surfel and view the blend weight alpha T summed over pixels, and the number of pixels with alpha >= 1/255
+    (hidden ones count). `screen_grad` is added to in place by the backward pass: the length of the loss's gradient with
+    respect to a shift of the surfel's picture, per pixel of shift, summed over the views. A surfel with anything not
+    finite is left out and gets zero gradient. Results are bitwise the same for any number of threads.
     """
     count, views = means.shape[-2], len(K)
     inputs = [_ready(t) for t in (means, quats, scales, opacities, colors, cam_from_world, K)]
@@ -265,7 +265,7 @@ def raster(
         per_view = (views, *shape) if i in (0, 1, 4) else shape
         if tensor.shape not in (shape, per_view):
             raise ValueError(f"input {i} of the rasterizer has shape {tuple(tensor.shape)}, expected {shape}")
-    if not 1 <= colors.shape[-1] <= MAX_CHANNELS or not (0 < min(size) and max(size) <= MAX_SIDE):
+    if not 1 <= colors.shape[-1] <= MAX_CHANNELS or min(size) < 1 or max(size) > MAX_SIDE:
         raise ValueError(f"{colors.shape[-1]} channels at {size} pixels: at most {MAX_CHANNELS} at {MAX_SIDE}")
     if screen_grad is not None and (screen_grad.shape != (count,) or not screen_grad.is_contiguous()):
         raise ValueError(f"screen_grad must be a contiguous float32 tensor of {count} numbers")
@@ -278,7 +278,7 @@ def raster(
 class _Skin(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, threads: int, turned: bool, *inputs: Tensor) -> tuple[Tensor | None, ...]:
-        logits, dual_quats, means, quats = inputs
+        logits, _, means, quats = inputs
         out_means, out_quats = torch.empty_like(means), torch.empty_like(quats)
         out_turned = torch.empty_like(quats) if turned else None
         _library().fourdgen_skin_forward(
@@ -326,7 +326,9 @@ def skin(
 
 class _L1Dssim(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, target: Tensor, weight: Tensor | None, factors: tuple[float, float, int]) -> Tensor:
+    def forward(
+        ctx: Any, image: Tensor, target: Tensor, weight: Tensor | None, factors: tuple[float, float, int]
+    ) -> Tensor:
         l1, dssim, threads = factors
         grad = torch.empty_like(image) if ctx.needs_input_grad[0] else None
         loss = _library().fourdgen_l1_dssim(
@@ -358,5 +360,7 @@ def l1_dssim(
     image, target = _ready(image), _ready(target.detach())
     weight = None if weight is None else _ready(weight.detach())
     if image.dim() != 3 or image.shape != target.shape or (weight is not None and weight.shape != image.shape[1:]):
-        raise ValueError(f"shapes do not match: {[None if t is None else tuple(t.shape) for t in (image, target, weight)]}")
+        raise ValueError(
+            f"shapes do not match: {[None if t is None else tuple(t.shape) for t in (image, target, weight)]}"
+        )
     return _L1Dssim.apply(image, target, weight, (l1, dssim, _thread_count(threads)))

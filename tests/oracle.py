@@ -1,4 +1,4 @@
-"""The dense torch rasterizer: every pixel against every surfel, autograd, any float type. The truth the others are held to.
+"""The dense torch rasterizer: every pixel against every surfel, autograd, any float type. The truth of the tests.
 
 The formulas are those of fourdgen/render/types.py, written as plainly as they can be; float64 and small pictures only.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import quat_to_matrix
-from fourdgen.render.types import ALPHA_MAX, ALPHA_MIN, NEAR, STOP, RenderOut
+from fourdgen.render.types import ALPHA_MAX, ALPHA_MIN, EDGE_ON, NEAR, STOP, RenderOut
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,43 @@ class Oracle:
     name: str = "oracle"
 
     def __call__(
-        self, means, quats, scales, opacities, colors, cameras: Cameras, background=None, distortion=False, weights=False
+        self,
+        means,
+        quats,
+        scales,
+        opacities,
+        colors,
+        cameras: Cameras,
+        background=None,
+        distortion=False,
+        weights=False,
     ) -> RenderOut:
         views = []
         for v in range(len(cameras)):
             args = [t[v] if t.dim() == 3 else t for t in (means, quats, colors)]
             over = background[v] if background is not None and background.dim() == 2 else background
             views.append(
-                self.one(args[0], args[1], scales, opacities, args[2], cameras.cam_from_world[v], cameras.K[v], cameras.size, over)
+                self.one(
+                    args[0],
+                    args[1],
+                    scales,
+                    opacities,
+                    args[2],
+                    cameras.cam_from_world[v],
+                    cameras.K[v],
+                    cameras.size,
+                    over,
+                )
             )
         rgb, alpha, depth, median, normal, dist, weight, pixels = map(torch.stack, zip(*views, strict=True))
         return RenderOut(
-            rgb, alpha, depth, median, normal, dist if distortion else None, *((weight, pixels) if weights else (None, None))
+            rgb,
+            alpha,
+            depth,
+            median,
+            normal,
+            dist if distortion else None,
+            *((weight, pixels) if weights else (None, None)),
         )
 
     def one(
@@ -54,7 +79,10 @@ class Oracle:
         center = means @ rotation.T + translation
         axes = quat_to_matrix(quats)
         tangents = rotation @ axes[:, :, :2] * scales[:, None, :]
-        facing = torch.where(((rotation @ axes[:, :, 2:])[..., 0] * center).sum(-1, keepdim=True) < 0, 1.0, -1.0)
+        cosine = ((rotation @ axes[:, :, 2:])[..., 0] * center).sum(-1, keepdim=True) / center.norm(
+            dim=-1, keepdim=True
+        )
+        facing = torch.where(cosine < 0, 1.0, -1.0)
         normals = axes[:, :, 2] * facing.to(means.dtype)
 
         # a pixel sees (u, v) of the surfel where (x w, y w, w) = M (u, v, 1)
@@ -80,7 +108,7 @@ class Oracle:
         q_disc = 2 * ((pixel - mean2d[order][:, None]) ** 2).sum(-1)
         z = center[order][:, None, 2].expand_as(q_plane)
         if not self.center_depth:
-            on_plane = q_plane <= q_disc
+            on_plane = (q_plane <= q_disc) & (cosine[order].abs() > EDGE_ON)
             uv_safe = torch.where(on_plane[..., None], uv, torch.zeros_like(uv))
             z = z + (uv_safe * tangents[order][:, None, 2]).sum(-1)
 

@@ -1,4 +1,4 @@
-"""Drawing surfels: three rasterizers behind one protocol, `pick` to choose one, `draw` to use it on a scene's surfels."""
+"""Drawing surfels: three rasterizers behind one protocol, `pick` to choose one, `draw` to use it on surfels."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ BUILD_HINT = "install fourdgen with a C++ compiler at hand (pip install -e . in 
 
 
 def pick(name: str = "auto", device: str = "cpu", threads: int | None = None, report: Reporter = SILENT) -> Rasterizer:
-    """The rasterizer of that name for tensors on `device` ("cpu" or "cuda"); "auto" takes the best that works and says which.
+    """The rasterizer of that name for tensors on `device` ("cpu" or "cuda").
 
-    Raises FourdgenError, with a way out, when the named one cannot work here: nothing is replaced silently.
+    "auto" takes the best that works and says which. A named one that cannot work here raises FourdgenError with a way
+    out: nothing is replaced silently.
     """
     if name not in NAMES:
         raise FourdgenError(f"no rasterizer is called {name!r}", f"choose one of {', '.join(NAMES)}")
@@ -63,7 +64,9 @@ def _cuda(kind: str) -> Rasterizer:
 
     gsplat = load_gsplat()
     if kind != "cuda":
-        raise FourdgenError(f"the cuda rasterizer cannot draw tensors on {kind}", "use --device cuda, or rasterizer cpu")
+        raise FourdgenError(
+            f"the cuda rasterizer cannot draw tensors on {kind}", "use --device cuda, or rasterizer cpu"
+        )
     return CudaRasterizer(gsplat)
 
 
@@ -82,9 +85,17 @@ def draw(
     """
     rasterizer = rasterizer or pick("auto", surfels.means.device.type)
     return rasterizer(
-        surfels.means, surfels.quats, surfels.log_scales.exp(), torch.sigmoid(surfels.opacity), colors_seen(surfels, cameras),
-        cameras, background=background, distortion=distortion, weights=weights, screen_grad=screen_grad,
-    )  # fmt: skip
+        surfels.means,
+        surfels.quats,
+        surfels.log_scales.exp(),
+        torch.sigmoid(surfels.opacity),
+        colors_seen(surfels, cameras),
+        cameras,
+        background=background,
+        distortion=distortion,
+        weights=weights,
+        screen_grad=screen_grad,
+    )
 
 
 def colors_seen(surfels: Surfels, cameras: Cameras) -> Float[Tensor, "n 3"] | Float[Tensor, "v n 3"]:

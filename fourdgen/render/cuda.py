@@ -76,7 +76,13 @@ class CudaRasterizer:
         return RenderOut(rgb, alpha, depth, median, normal, dist if distortion else None, weight, pixels)
 
     def _draw(
-        self, scene: Any, colors: Tensor, cameras: Cameras, background: Tensor | None, distortion: bool, screen_grad: Tensor | None
+        self,
+        scene: Any,
+        colors: Tensor,
+        cameras: Cameras,
+        background: Tensor | None,
+        distortion: bool,
+        screen_grad: Tensor | None,
     ) -> list[Tensor]:
         """rgb, alpha, depth, median, normal, distortion: one call, or one a view where surfels are given per view."""
         if any(t.dim() == 3 for t in scene[:2]):
@@ -95,7 +101,13 @@ class CudaRasterizer:
         return [torch.cat(part) for part in zip(*parts, strict=True)]
 
     def _through_gsplat(
-        self, scene: Any, colors: Tensor, cameras: Cameras, background: Tensor | None, distortion: bool, screen_grad: Tensor | None
+        self,
+        scene: Any,
+        colors: Tensor,
+        cameras: Cameras,
+        background: Tensor | None,
+        distortion: bool,
+        screen_grad: Tensor | None,
     ) -> tuple[Tensor, ...]:
         means, quats, scales, opacities = scene
         padded, over = _padded(colors, background, extra=1)
@@ -120,7 +132,13 @@ class CudaRasterizer:
         return image[..., :channels], alpha[..., 0], image[..., -1], median[..., 0], normal, dist[..., 0]
 
     def _through_our_projection(
-        self, scene: Any, colors: Tensor, cameras: Cameras, background: Tensor | None, distortion: bool, screen_grad: Tensor | None
+        self,
+        scene: Any,
+        colors: Tensor,
+        cameras: Cameras,
+        background: Tensor | None,
+        distortion: bool,
+        screen_grad: Tensor | None,
     ) -> tuple[Tensor, ...]:
         """As `rasterization_2dgs`, with a projection that has gradients to K."""
         gsplat, (width, height), channels = self.gsplat, cameras.size, colors.shape[-1]
@@ -128,7 +146,7 @@ class CudaRasterizer:
         each, hidden_in = [], []
         for pose, K in zip(cameras.cam_from_world, cameras.K, strict=True):
             with torch.no_grad():
-                visible = project(*scene, pose, K, cameras.size).visible
+                visible = project(means, quats, scales, opacities, pose, K, cameras.size).visible
                 ahead = pose[:3, :3].T @ (pose.new_tensor([0, 0, 1]) - pose[:3, 3])
             # hidden surfels are put before the camera: 0 times the infinite slopes of theirs would be NaN
             moved = torch.where(visible[:, None], means, ahead)

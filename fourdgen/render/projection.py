@@ -9,16 +9,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fourdgen.geometry.transforms import quat_to_matrix
-from fourdgen.render.types import ALPHA_MIN, NEAR
+from fourdgen.render.types import ALPHA_MIN, EDGE_ON, NEAR
 
 
 @dataclass(frozen=True)
 class Projected:
-    """n surfels seen by one camera. The point (u, v) of a surfel lies at center + u tu + v tv in camera space."""
+    """n surfels seen by one camera, whose space `center` is in; (u, v) are standard deviations on the surfel."""
 
-    center: Float[Tensor, "n 3"]
-    tu: Float[Tensor, "n 3"]
-    tv: Float[Tensor, "n 3"]
+    center: Float[Tensor, "n 3"]  # camera space
+    slopes: Float[Tensor, "n 2"]  # depth per u and v: z of tu and tv, or 0 for a surfel seen edge-on
     normal: Float[Tensor, "n 3"]  # world, unit, turned to the camera
     mean2d: Float[Tensor, "n 2"]  # pixels: middle of the box of the 1-sigma ellipse; the low-pass disc lies around it
     homography: Float[Tensor, "n 3 3"]  # (x w, y w, w) = homography (u, v, 1), with x, y in pixels from mean2d
@@ -37,13 +36,15 @@ def project(
     K: Float[Tensor, "3 3"],
     size: tuple[int, int],
 ) -> Projected:
-    """Projection with gradients, and which surfels can be seen: in front of the camera as a whole, in the picture, finite."""
+    """Projection with gradients, and which surfels can be seen: finite, in the picture, wholly before the camera."""
     rotation = cam_from_world[:3, :3]
     center = means @ rotation.T + cam_from_world[:3, 3]
     axes = quat_to_matrix(quats)
     tangents = rotation @ axes[:, :, :2] * scales[:, None, :]
-    toward = ((rotation @ axes[:, :, 2:])[..., 0] * center).sum(-1, keepdim=True) < 0
-    normal = torch.where(toward, axes[:, :, 2], -axes[:, :, 2])
+    along = ((rotation @ axes[:, :, 2:])[..., 0] * center).sum(-1, keepdim=True)
+    normal = torch.where(along < 0, axes[:, :, 2], -axes[:, :, 2])
+    sloped = along.detach() ** 2 > EDGE_ON**2 * (center.detach() ** 2).sum(-1, keepdim=True)
+    slopes = torch.where(sloped, tangents[:, 2], torch.zeros_like(tangents[:, 2]))
 
     # x - cx = fx X / Z of the point: rows relative to the projected centre first, then to mean2d
     focal = torch.stack([K[0, 0], K[1, 1]])
@@ -71,6 +72,4 @@ def project(
         visible = numbers.isfinite().all(1) & ~edge & (z > NEAR) & (crosses < 0) & (reach > 0)
         limit = low.new_tensor([size[0], size[1]])
         visible &= ((high >= 0.5) & (low <= limit - 0.5)).all(1)
-    return Projected(
-        center, tangents[..., 0], tangents[..., 1], normal, middle + offset, homography, reach, low, high, visible
-    )
+    return Projected(center, slopes, normal, middle + offset, homography, reach, low, high, visible)

@@ -55,7 +55,8 @@ class TiledRasterizer:
             rgb = rgb + (1 - alpha)[..., None] * over
         return RenderOut(
             rgb=rgb, alpha=alpha, depth=depth, median=median, normal=pictures[..., count + 4 :],
-            distortion=dist if distortion else None, weight=weight if weights else None, pixels=pixels if weights else None,
+            distortion=dist if distortion else None,
+            weight=weight if weights else None, pixels=pixels if weights else None,
         )  # fmt: skip
 
 
@@ -75,13 +76,13 @@ def _watched_shift(means: Tensor, screen_grad: Tensor | None) -> Float[Tensor, "
 def _draw_view(
     p: Projected, opacities: Tensor, colors: Tensor, shift: Tensor, size: tuple[int, int]
 ) -> tuple[Float[Tensor, "h w k"], Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """Picture channels (colours, alpha, depth, median, distortion, normal), weight and pixels per surfel, all visible."""
+    """Channels (colours, alpha, depth, median, distortion, normal), and weight and pixels per visible surfel."""
     order = torch.argsort(p.center[:, 2].detach(), stable=True)
     x, y, w = p.homography[order].unbind(1)
     a, b, c = torch.linalg.cross(y, w), torch.linalg.cross(w, x), torch.linalg.cross(x, y)
     planes = torch.stack([a, b, c], 1) / c[:, None, 2:]  # (u w, v w, w) = rows . (dx, dy, 1)
     center, low, high = p.mean2d[order] + shift[order], p.low[order], p.high[order]
-    z, slopes = p.center[order, 2], torch.stack([p.tu[order, 2], p.tv[order, 2]], 1)
+    z, slopes = p.center[order, 2], p.slopes[order]
     values = torch.cat([colors[order], p.normal[order]], 1)
     opacity, count = opacities[order], colors.shape[1]
     weight, pixels = z.new_zeros(2, len(order))
@@ -125,7 +126,7 @@ def _composite(
     slopes: Float[Tensor, "m 2"],
     opacity: Float[Tensor, "m"],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Blend weights [m p], depths [m p], which pixels a surfel covers, and which of them see it. Surfels near to far."""
+    """Blend weights and depths [m p], which pixels a surfel covers, and which of them see it. Near to far."""
     crossing = delta @ planes[:, :2] + planes[:, None, 2]
     uv = crossing[..., :2] / crossing[..., 2:]
     q_plane, q_disc = (uv**2).sum(-1), 2 * (delta**2).sum(-1)

@@ -13,6 +13,7 @@ from fourdgen.geometry.camera import Cameras
 ALPHA_MAX = 0.999  # as in gsplat 1.5.3
 ALPHA_MIN = 1 / 255  # a surfel's pixels below this are skipped
 STOP = 1e-4  # a pixel is finished before its transmittance falls to this
+EDGE_ON = 0.05  # |cosine| of normal and ray below which a surfel has one depth, that of its centre
 NEAR = 0.01  # surfels whose centre is nearer are culled
 
 
@@ -22,10 +23,12 @@ class RenderOut:
 
     `rgb`: sum w colour, plus (1 - alpha) background if one was given. `alpha`: sum w. `depth`: sum w z, divided by
     nothing, z along the camera axis; `median`: the z of the last surfel seen while T > 0.5, 0 where there is none.
-    z is where the ray meets the surfel's plane, and the centre's depth where the low-pass disc is the larger (the cuda
-    rasterizer has the centre's depth everywhere). `normal`: sum w n, world space, turned to the camera.
-    `distortion`: sum over pairs of w_i w_j |z_i - z_j|, where asked. `weight`: sum of w over the pixels of each surfel;
-    `pixels`: how many pixels it covers (alpha >= 1/255, whether hidden or not); both without gradient, where asked.
+    z is where the ray meets the surfel's plane; it is the centre's depth where the low-pass disc is the larger and for
+    surfels seen edge-on (|cosine| < 0.05), where that point is ill-conditioned. Elsewhere it lies within 3.4 standard
+    deviations of the centre by itself. (The cuda rasterizer has the centre's depth everywhere.)
+    `normal`: sum w n, world space, turned to the camera. `distortion`: sum over pairs of w_i w_j |z_i - z_j|, where
+    asked. `weight`: sum of w over the pixels of each surfel; `pixels`: how many pixels it covers (alpha >= 1/255,
+    hidden or not); both without gradient, where asked.
     """
 
     rgb: Float[Tensor, "v h w c"]

@@ -29,7 +29,9 @@ class Case:
     def to(self, dtype: torch.dtype) -> Case:
         values = {name: getattr(self, name).to(dtype) for name in PARAMETERS}
         cameras = Cameras(self.cameras.cam_from_world.to(dtype), self.cameras.K.to(dtype), self.cameras.size)
-        return replace(self, **values, cameras=cameras, background=None if self.background is None else self.background.to(dtype))
+        return replace(
+            self, **values, cameras=cameras, background=None if self.background is None else self.background.to(dtype)
+        )
 
     def arguments(self) -> tuple:
         return (*(getattr(self, name) for name in PARAMETERS), self.cameras)
