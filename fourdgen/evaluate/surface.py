@@ -127,7 +127,7 @@ def _ratios(
 
 
 def _hidden(points: np.ndarray, entry: CameraEntry) -> np.ndarray:
-    """Which points [n 3] of a densely sampled surface a camera does not see: others in their cell are clearly nearer."""
+    """Which points [n 3] of a densely sampled surface a camera does not see: others in their cell are nearer."""
     pose, K = entry.cam_from_input.double().numpy(), entry.K.double().numpy()
     in_camera = points @ pose[:3, :3].T + pose[:3, 3]
     depth = np.maximum(in_camera[:, 2], 1e-6)

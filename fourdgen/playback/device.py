@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from fourdgen.geometry.camera import Cameras
@@ -38,11 +36,22 @@ class Carried:
         colors: Tensor,
         cameras: Cameras,
         background: Tensor | None = None,
-        **options: Any,
+        distortion: bool = False,
+        weights: bool = False,
+        screen_grad: Tensor | None = None,
     ) -> RenderOut:
-        there = [tensor.to(self.device) for tensor in (means, quats, scales, opacities, colors)]
-        seen = replace(cameras, cam_from_world=cameras.cam_from_world.to(self.device), K=cameras.K.to(self.device))
-        background = None if background is None else background.to(self.device)
-        out = self.rasterizer(*there, seen, background=background, **options)
+        if screen_grad is not None:
+            raise ValueError("the screen gradient is added to in place: it must be where the rasterizer is")
+        out = self.rasterizer(
+            means.to(self.device),
+            quats.to(self.device),
+            scales.to(self.device),
+            opacities.to(self.device),
+            colors.to(self.device),
+            replace(cameras, cam_from_world=cameras.cam_from_world.to(self.device), K=cameras.K.to(self.device)),
+            background=None if background is None else background.to(self.device),
+            distortion=distortion,
+            weights=weights,
+        )
         parts = {field.name: getattr(out, field.name) for field in fields(out)}
-        return replace(out, **{k: v.cpu() for k, v in parts.items() if isinstance(v, torch.Tensor)})
+        return replace(out, **{k: v.cpu() for k, v in parts.items() if isinstance(v, Tensor)})
