@@ -1,0 +1,147 @@
+"""Is a solved camera path right? Four tests, of which no single one is enough (METHOD section 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from fourdgen.geometry.camera import Cameras, look_at, orbit_eyes
+from fourdgen.geometry.transforms import nearest_rotation, rigid, rotation_angle_degrees
+from fourdgen.poses.compare import Fit
+from fourdgen.poses.hypotheses import azimuths
+from fourdgen.poses.pictures import Pictures
+from fourdgen.poses.turn import Turn
+
+FLOW_AGREES, MARGIN, OVERLAP, RELOCATED = 0.8, 1.15, 0.80, 0.75
+DISTINCT = 20.0  # degrees of median difference that make a rival another solution
+BANK_AZIMUTHS, BANK_ELEVATIONS = 36, (-15.0, 0.0, 15.0, 30.0, 45.0)
+NEAR = 25.0  # degrees within which a frame counts as found again
+CROP = 32
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Outcome of the tests. `margin`: loss of the best distinct rival over this one's (inf without a rival)."""
+
+    accepted: bool
+    reason: str  # what failed, as a sentence; empty when accepted
+    flow: float  # share of clear frames whose flow has the sign of the solved turn (1 when nothing is clear)
+    margin: float
+    overlap: float  # mean IoU of masks
+    relocated: float  # share of frames whose best view of the bank lies near the solved pose
+
+
+def global_turn(a: Float[Tensor, "n 3 3"], b: Float[Tensor, "n 3 3"]) -> Float[Tensor, "3 3"]:
+    """The one rotation A for which a @ A is nearest to b, outliers weighing less."""
+    weight = torch.ones(len(a))
+    for _ in range(10):
+        turn = nearest_rotation(torch.einsum("n,nji,njk->ik", weight, a, b))
+        weight = 1 / rotation_angle_degrees(a @ turn, b).clamp_min(3.0)
+    return turn
+
+
+def path_difference(a: Float[Tensor, "n 3 3"], b: Float[Tensor, "n 3 3"]) -> float:
+    """Median angle in degrees between two camera paths after one global rotation."""
+    return float(rotation_angle_degrees(a @ global_turn(a, b), b).median())
+
+
+def flow_agreement(rotations: Float[Tensor, "n 3 3"], frames: Tensor, turn: Turn) -> float:
+    """Share of the clear frames, weighted by how clear, in which flow and solved azimuth turn the same way."""
+    angle = azimuths(rotations)
+    total = torch.cat([torch.zeros(1), (turn.rate * turn.clear).cumsum(0)])
+    seen = total[frames[1:]] - total[frames[:-1]]
+    clear = seen.abs() > 1e-6
+    if not bool(clear.any()):
+        return 1.0
+    weight = seen.abs().clamp_max(2 * float(seen.abs()[clear].median()))
+    return float((weight * (torch.sign(seen) == torch.sign(torch.diff(angle))) * clear).sum() / (weight * clear).sum())
+
+
+@torch.no_grad()
+def overlap(fit: Fit) -> float:
+    """Mean IoU of the rendered and the given masks."""
+    values = []
+    poses = fit.poses()
+    for index in torch.arange(len(fit.pictures)).split(16):
+        drawn, given = fit.render(index, poses).alpha > 0.5, fit.pictures.picture[index, 3] > 0.5
+        values.append((drawn & given).sum((1, 2)) / (drawn | given).sum((1, 2)).clamp_min(1))
+    return float(torch.cat(values).mean())
+
+
+def crops(pictures: Float[Tensor, "n 4 s s"]) -> Float[Tensor, "n d"]:
+    """Colour against white and mask, moved and scaled to the mask's centroid and area: comparable across windows."""
+    alpha = pictures[:, 3]
+    line = torch.arange(pictures.shape[-1]) + 0.5
+    area = alpha.sum((1, 2)).clamp_min(4)
+    x, y = (alpha.sum(1) * line).sum(1) / area, (alpha.sum(2) * line).sum(1) / area
+    reach = torch.linspace(-1, 1, CROP)[None] * 2.0 * area.sqrt()[:, None]
+    scale = 2 / pictures.shape[-1]
+    across, down = ((x[:, None] + reach) * scale - 1), ((y[:, None] + reach) * scale - 1)
+    grid = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), -1)
+    layers = torch.cat([1 - pictures[:, :3], pictures[:, 3:]], 1)
+    return F.grid_sample(layers, grid, align_corners=False).flatten(1)
+
+
+@torch.no_grad()
+def view_bank(fit: Fit) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b d"]]:
+    """The model seen from 180 directions: rotations cam_from_root and crops."""
+    azimuth = torch.arange(BANK_AZIMUTHS) * (360 / BANK_AZIMUTHS)
+    eyes = torch.cat([orbit_eyes(azimuth, elevation, 1.0) for elevation in BANK_ELEVATIONS])
+    rotation = look_at(eyes)[:, :3, :3]
+    center = fit.model["means"].mean(0)
+    focal, distance, side = float(fit.focals()[0]), float(fit.translations()[:, 2].median()), 48
+    # The window shows 2.4 units at the subject's distance.
+    K = torch.tensor([[side / 2.4 * distance, 0, side / 2], [0, side / 2.4 * distance, side / 2], [0, 0, 1.0]])
+    del focal
+    translation = torch.tensor([0.0, 0.0, distance]) - rotation @ center
+    poses = rigid(rotation, translation)
+    drawn = []
+    for part in torch.arange(len(poses)).split(36):
+        out = fit.draw(Cameras(poses[part], K.expand(len(part), 3, 3), (side, side)))
+        drawn.append(crops(torch.cat([out.rgb, out.alpha[..., None]], -1).permute(0, 3, 1, 2)))
+    return rotation, torch.cat(drawn)
+
+
+def bank_costs(bank: Float[Tensor, "b d"], pictures: Pictures) -> Float[Tensor, "n b"]:
+    """Mean absolute difference of every picture to every view of the bank."""
+    return torch.cdist(crops(pictures.picture), bank, p=1) / (CROP * CROP)
+
+
+def relocated(fit: Fit) -> float:
+    """Share of the frames whose best of the bank's views lies near the solved pose."""
+    rotations, bank = view_bank(fit)
+    best = rotations[bank_costs(bank, fit.pictures).argmin(1)]
+    # A window's camera looks past the subject's middle; the bank's cameras look at it.
+    solved = looking_at_subject(fit)
+    return float((rotation_angle_degrees(best, solved) < NEAR).float().mean())
+
+
+@torch.no_grad()
+def looking_at_subject(fit: Fit) -> Float[Tensor, "n 3 3"]:
+    """Rotations of the solved cameras turned so that the subject's middle lies on the axis."""
+    from fourdgen.poses.compare import facing
+
+    focal = fit.focals()
+    return facing(fit.place[:, :2].detach(), focal).transpose(1, 2) @ fit.rotations()
+
+
+def judge(fit: Fit, frames: Tensor, turn: Turn, rival_loss: float | None) -> Verdict:
+    """All four tests on a solved clip of one subject. `frames`: the frames of its pictures in the clip."""
+    loss = fit.score()
+    flow = flow_agreement(fit.rotations().detach(), frames, turn)
+    margin = rival_loss / loss if rival_loss is not None else float("inf")
+    shared, again = overlap(fit), relocated(fit)
+    doubts = []
+    if flow < FLOW_AGREES:
+        doubts.append(f"the flow turns the other way in {100 * (1 - flow):.0f} % of the clear frames")
+    if margin < MARGIN:
+        doubts.append(f"another camera path fits nearly as well ({100 * (margin - 1):.0f} % worse)")
+    if shared < OVERLAP:
+        doubts.append(f"the outlines agree to {100 * shared:.0f} % only")
+    if again < RELOCATED:
+        doubts.append(f"only {100 * again:.0f} % of the frames are found again in the model's views")
+    return Verdict(not doubts, "; ".join(doubts), flow, margin, shared, again)

@@ -1,0 +1,257 @@
+"""Render and compare: a small surfel model and the root poses under which it looks like the pictures.
+
+A Fit holds one hypothesis. Rotations are small turns away from its start, given in a basis: a few cosines at first, so
+that a whole clip moves together, then one turn per frame. Depth is written as focal length times distance, so that a
+change of focal length changes the perspective and not the size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from fourdgen import native
+from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.transforms import rigid, so3_exp
+from fourdgen.poses.pictures import Pictures
+from fourdgen.render import Rasterizer, RenderOut, pick
+
+SUBJECT = 1.7  # the subject's largest extent in the root frame: a radius of 0.85
+COLOR_WEIGHT = 3.0  # of colour against alpha, both mean L1
+GRID, GRID_REACH = 32, 1.15  # the hull is carved from GRID^3 points of the cube of this half side
+HULL_FRAMES = 24
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Learning rates and weights of one phase of a fit."""
+
+    turn: float = 0.004  # radians
+    place: float = 0.003  # subject sizes
+    depth: float = 0.0015  # log distance
+    focal: float = 0.0  # log focal length
+    model: float = 1.0  # factor on all rates of the surfels
+    smooth: float = 0.5  # weight of the squared second difference of the rotations
+    steady: float = 0.5  # the same of log distance
+
+
+def rasterizer() -> Rasterizer:
+    """The compiled kernel with one thread (clips are solved side by side), or torch where it is not built."""
+    return pick("cpu", "cpu", 1) if native.available() else pick("tiled", "cpu")
+
+
+def cosines(time: Float[Tensor, "n"], count: int) -> Float[Tensor, "n k"]:
+    """The first `count` cosines over `time` scaled to 0..1: a basis of smooth curves."""
+    span = (time - time.min()) / (time.max() - time.min()).clamp_min(1e-6)
+    return torch.cos(math.pi * span[:, None] * torch.arange(count))
+
+
+def facing(center: Float[Tensor, "n 2"], focal: Float[Tensor, "n"] | float) -> Float[Tensor, "n 3 3"]:
+    """The shortest turn of the camera axis to the ray through `center` (in sides from the principal point)."""
+    depth = torch.as_tensor(focal, dtype=torch.float32).expand(len(center))
+    ray = F.normalize(torch.cat([center, depth[:, None]], 1), dim=-1)
+    axis = torch.stack([-ray[:, 1], ray[:, 0], torch.zeros(len(ray))], 1)  # z cross ray
+    sine = axis.norm(dim=-1, keepdim=True)
+    angle = torch.atan2(sine, ray[:, 2:])
+    return so3_exp(axis / sine.clamp_min(1e-9) * angle)
+
+
+class Fit:
+    """One hypothesis: surfels, poses, focal lengths (in sides). `start` are its first rotations cam_from_root."""
+
+    def __init__(
+        self, pictures: Pictures, start: Float[Tensor, "n 3 3"], focal: Float[Tensor, "c"], surfels: int, seed: int,
+        model: dict[str, Tensor] | None = None, place: Float[Tensor, "n 3"] | None = None,
+    ) -> None:  # fmt: skip
+        self.pictures = pictures
+        self.base = start
+        self.focal = focal.clone().log().requires_grad_()
+        self.distance = SUBJECT / pictures.extent  # per side of focal length
+        count = len(pictures)
+        begin = torch.cat([pictures.center, torch.zeros(count, 1)], 1) if place is None else place
+        self.place = begin.clone().requires_grad_()  # x, y in sides, log distance
+        self.basis = torch.eye(count)
+        self.turns = torch.zeros(count, 3, requires_grad=True)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.raster = rasterizer()
+        self._order: list[int] = []
+        model = carve(self, surfels, self.generator) if model is None else model
+        self.model = {name: value.detach().clone().requires_grad_() for name, value in model.items()}
+
+    # ---- poses
+
+    def use_basis(self, basis: Float[Tensor, "n k"]) -> None:
+        """Continue from the present poses, with turns in another basis."""
+        self.base = self.rotations().detach()
+        self.basis = basis
+        self.turns = torch.zeros(basis.shape[1], 3, requires_grad=True)
+
+    def rotations(self) -> Float[Tensor, "n 3 3"]:
+        return so3_exp(self.basis @ self.turns) @ self.base
+
+    def focals(self) -> Float[Tensor, "n"]:
+        return self.focal.exp()[self.pictures.clip]
+
+    def translations(self) -> Float[Tensor, "n 3"]:
+        focal = self.focals()
+        depth = focal * self.distance[self.pictures.clip] * self.place[:, 2].exp()
+        return torch.stack([self.place[:, 0] * depth / focal, self.place[:, 1] * depth / focal, depth], 1)
+
+    def poses(self) -> Float[Tensor, "n 4 4"]:
+        """cam_from_root."""
+        return rigid(self.rotations(), self.translations())
+
+    # ---- pictures
+
+    def render(self, index: Tensor, poses: Float[Tensor, "n 4 4"] | None = None) -> RenderOut:
+        """The model in the windows of some frames, over white. `poses`: those of all frames, if they are at hand."""
+        poses = self.poses() if poses is None else poses
+        K = self.pictures[index].intrinsics(self.focals()[index])
+        return self.draw(Cameras(poses[index], K, (self.pictures.side,) * 2))
+
+    def draw(self, cameras: Cameras) -> RenderOut:
+        m = self.model
+        return self.raster(
+            m["means"], m["quats"], m["log_scales"].exp(), torch.sigmoid(m["opacity"]), torch.sigmoid(m["color"]),
+            cameras, background=torch.ones(3),
+        )  # fmt: skip
+
+    def errors(self, index: Tensor, poses: Float[Tensor, "n 4 4"] | None = None) -> Float[Tensor, "k"]:
+        """Loss of each of the frames `index`."""
+        out = self.render(index, poses)
+        target = self.pictures.picture[index]
+        color = (out.rgb.permute(0, 3, 1, 2) - target[:, :3]).abs().mean((1, 2, 3))
+        return COLOR_WEIGHT * color + (out.alpha - target[:, 3]).abs().mean((1, 2))
+
+    @torch.no_grad()
+    def score(self, index: Tensor | None = None) -> float:
+        """Mean loss over the frames (all by default)."""
+        return float(self.frame_scores(index).mean())
+
+    @torch.no_grad()
+    def frame_scores(self, index: Tensor | None = None) -> Float[Tensor, "n"]:
+        index = torch.arange(len(self.pictures)) if index is None else index
+        poses = self.poses()
+        return torch.cat([self.errors(part, poses) for part in index.split(16)])
+
+    # ---- optimisation
+
+    def run(self, steps: int, pace: Pace, batch: int = 6, decay: bool = True) -> None:
+        """`steps` steps of Adam, each on `batch` frames; every frame is drawn before any is drawn again."""
+        m, extent = self.model, float(self.pictures.extent.mean())
+        groups = [
+            ([self.turns], pace.turn), ([self.focal], pace.focal),
+            ([m["means"]], 0.01 * pace.model), ([m["quats"], m["log_scales"]], 0.02 * pace.model),
+            ([m["opacity"], m["color"]], 0.05 * pace.model),
+        ]  # fmt: skip
+        # Columns of `place` have different units; scaling the variable gives each its own rate.
+        unit = torch.tensor([pace.place * extent, pace.place * extent, pace.depth]).clamp_min(1e-12)
+        place = (self.place.detach() / unit).requires_grad_()
+        groups.append(([place], 1.0))
+        active = [{"params": params, "lr": rate, "first": rate} for params, rate in groups if rate > 0]
+        optimizer = torch.optim.Adam(active, betas=(0.9, 0.98), fused=True)
+        every = [p for group in active for p in group["params"]]
+        for step in range(steps):
+            factor = max(0.1, 1 - step / steps) if decay else 1.0
+            for group in optimizer.param_groups:
+                group["lr"] = group["first"] * factor
+            index = self._draw(batch)
+            self.place = place * unit
+            rotations = self.rotations()
+            poses = rigid(rotations, self.translations())
+            loss = self.errors(index, poses).mean()
+            if pace.smooth > 0:
+                loss = loss + pace.smooth * roughness(rotations, self.pictures)
+            if pace.steady > 0:
+                loss = loss + pace.steady * second_difference(self.place[:, 2:], self.pictures)
+            grads = torch.autograd.grad(loss, every, allow_unused=True)
+            for parameter, grad in zip(every, grads, strict=True):
+                parameter.grad = grad
+            optimizer.step()
+        self.place = (place * unit).detach().requires_grad_()
+
+    def _draw(self, batch: int) -> Tensor:
+        chosen: list[int] = []
+        while len(chosen) < min(batch, len(self.pictures)):
+            if not self._order:
+                self._order = torch.randperm(len(self.pictures), generator=self.generator).tolist()
+            chosen.append(self._order.pop())
+        return torch.tensor(chosen)
+
+
+def roughness(rotations: Float[Tensor, "n 3 3"], pictures: Pictures) -> Float[Tensor, ""]:
+    """Mean squared change of the turn between neighbouring frames (radians; sines, for turns are small)."""
+    relative = rotations[1:] @ rotations[:-1].transpose(1, 2)
+    rate = torch.stack(
+        [
+            relative[:, 2, 1] - relative[:, 1, 2],
+            relative[:, 0, 2] - relative[:, 2, 0],
+            relative[:, 1, 0] - relative[:, 0, 1],
+        ], -1
+    ) / 2  # fmt: skip
+    return _within(rate[1:] - rate[:-1], pictures)
+
+
+def second_difference(values: Float[Tensor, "n k"], pictures: Pictures) -> Float[Tensor, ""]:
+    return _within(values[2:] - 2 * values[1:-1] + values[:-2], pictures)
+
+
+def _within(change: Float[Tensor, "m k"], pictures: Pictures) -> Float[Tensor, ""]:
+    """Mean square over the triples of frames that lie in one clip."""
+    if len(change) == 0:
+        return change.sum()
+    same = (pictures.clip[2:] == pictures.clip[:-2]).float()
+    return ((change**2).sum(-1) * same).sum() / same.sum().clamp_min(1)
+
+
+# ---- the first model of a hypothesis
+
+
+@torch.no_grad()
+def carve(fit: Fit, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """`count` surfels on the shell of what the masks have in common under the fit's poses, coloured from the frames."""
+    line = torch.linspace(-GRID_REACH, GRID_REACH, GRID)
+    points = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).reshape(-1, 3)
+    pictures, poses = fit.pictures, fit.poses()
+    chosen = torch.linspace(0, len(pictures) - 1, min(HULL_FRAMES, len(pictures))).round().long()
+    cameras = Cameras(poses[chosen], pictures[chosen].intrinsics(fit.focals()[chosen]), (pictures.side,) * 2)
+    mask = _look_up(pictures.picture[chosen, 3:], cameras, points)[:, 0]
+    inside = (mask > 0.3).float().mean(0).reshape(1, 1, GRID, GRID, GRID)
+    level = 0.9
+    if int((inside >= level).sum()) < 300:  # the frames contradict each other: what most of them share
+        level = min(level, float(inside.flatten().quantile(0.985)))
+    solid = F.avg_pool3d((inside >= level).float(), 3, 1, 1)[0, 0]
+    shell = ((solid > 0.15) & (solid < 0.85)).reshape(-1).nonzero()[:, 0]
+    if len(shell) < 50:
+        shell = inside.reshape(-1).argsort(descending=True, stable=True)[:500]
+    take = shell[torch.randint(len(shell), (count,), generator=generator)]
+    slope = torch.stack(torch.gradient(F.avg_pool3d(solid[None, None], 3, 1, 1)[0, 0]), -1).reshape(-1, 3)[take]
+    normals = F.normalize(-slope + 1e-4 * torch.randn(count, 3, generator=generator), dim=-1)
+    means = points[take] + 0.4 * (line[1] - line[0]) * torch.randn(count, 3, generator=generator)
+    quats = torch.stack([1 + normals[:, 2], -normals[:, 1], normals[:, 0], torch.zeros(count)], -1)
+    quats[quats.norm(dim=-1) < 1e-3] = torch.tensor([0.0, 1.0, 0.0, 0.0])
+    seen = _look_up(pictures.picture[chosen], cameras, means)
+    towards = torch.einsum("vij,nj->vni", cameras.cam_from_world[:, :3, :3], normals)[..., 2]
+    weight = (-towards - 0.2).clamp_min(0) * (seen[:, 3] > 0.9)
+    color = (torch.einsum("vn,vcn->nc", weight, seen[:, :3]) + 5e-4) / (weight.sum(0)[:, None] + 1e-3)
+    return {
+        "means": means,
+        "quats": F.normalize(quats, dim=-1),
+        "log_scales": torch.full((count, 2), math.log(2.0 / math.sqrt(count))),
+        "opacity": torch.full((count,), 1.5),
+        "color": torch.logit(color.clamp(0.03, 0.97)),
+    }
+
+
+def _look_up(
+    pictures: Float[Tensor, "v c s s"], cameras: Cameras, points: Float[Tensor, "n 3"]
+) -> Float[Tensor, "v c n"]:
+    """Values of the pictures where the points fall; 0 outside."""
+    pixels, _ = cameras.project(points)
+    grid = pixels[:, None] / cameras.size[0] * 2 - 1
+    return F.grid_sample(pictures, grid, align_corners=False)[:, :, 0]

@@ -1,0 +1,85 @@
+"""Where the search for root poses begins: orbit-shaped camera paths, even in speed or as fast as the flow says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fourdgen.geometry.camera import look_at, orbit_eyes
+from fourdgen.poses.compare import facing
+from fourdgen.poses.pictures import Pictures
+from fourdgen.poses.turn import Turn
+
+# A geometric series: 1.6 times apart, a start is never more than 1.27 times off, which the fit and the line search mend.
+SWEEPS = (34.0, 55.0, 88.0, 140.0, 222.0, 345.0)
+ELEVATIONS = (0.0, 22.0)
+
+
+@dataclass(frozen=True)
+class Start:
+    """One hypothesis: a name for people, the azimuth of each frame and one elevation, in degrees."""
+
+    name: str
+    azimuth: Float[Tensor, "n"]
+    elevation: float
+
+    def rotations(self, pictures: Pictures, focal: float) -> Float[Tensor, "n 3 3"]:
+        """cam_from_root of cameras that look at the subject's middle where the masks show it."""
+        eyes = orbit_eyes(self.azimuth, self.elevation, 1.0)
+        return facing(pictures.center, focal) @ look_at(eyes)[:, :3, :3]
+
+
+def orbit_starts(
+    turn: Turn, frames: Tensor, sign: str = "auto", sweep: float | None = None, elevations: tuple[float, ...] = ELEVATIONS
+) -> list[Start]:
+    """All starts of a clip whose view turns. `frames`: the frames of the pictures, in the clip.
+
+    `sign`: "cw" (the subject turns clockwise seen from above: the azimuth grows), "ccw" or "auto". `sweep`: the whole
+    turn in degrees if it is known.
+    """
+    signs = {"cw": (1,), "ccw": (-1,)}.get(sign, (1, -1))
+    even = (frames - frames[0]).float() / max(1, int(frames[-1] - frames[0]))
+    flow = turn.curve(frames)
+    reach = float(flow.max() - flow.min())
+    flow = flow / reach if reach > 1e-6 else None
+    starts = []
+    for elevation in elevations:
+        for degrees in (sweep,) if sweep else SWEEPS:
+            for s in signs:
+                starts.append(Start(f"even {s * degrees:+.0f} at {elevation:.0f}", s * degrees * even, elevation))
+            if flow is not None:
+                forward = 1 if sign == "auto" or signs[0] * float(flow[-1]) >= 0 else -1
+                starts.append(Start(f"flow {degrees:.0f} at {elevation:.0f}", forward * degrees * flow, elevation))
+    return starts
+
+
+def still_start(count: int) -> Start:
+    """A view that never turns."""
+    return Start("still", torch.zeros(count), 0.0)
+
+
+def azimuths(rotations: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n"]:
+    """Unwrapped azimuth (radians) of the viewing directions in the root frame."""
+    toward = rotations[:, 2]  # the camera's axis in the root frame; the eye stands at its other end
+    angle = torch.atan2(-toward[:, 0], toward[:, 2])
+    step = torch.diff(angle)
+    step = step - 2 * math.pi * torch.round(step / (2 * math.pi))
+    return torch.cat([angle[:1], angle[:1] + step.cumsum(0)])
+
+
+def about_vertical(angle: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:
+    """Turns of the root frame about its y axis that move a camera's azimuth by `angle` (radians) when put behind its
+    rotation: cam_from_root @ about_vertical(angle).
+    """
+    c, s, o = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    return torch.stack([c, o, s, o, o + 1, o, -s, o, c], -1).reshape(-1, 3, 3)
+
+
+def stretched(rotations: Float[Tensor, "n 3 3"], factor: float) -> Float[Tensor, "n 3 3"]:
+    """The same path with its azimuths scaled about their mean."""
+    angle = azimuths(rotations)
+    return rotations @ about_vertical((factor - 1) * (angle - angle.mean()))

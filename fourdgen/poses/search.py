@@ -1,0 +1,215 @@
+"""The root poses of one clip, from nothing: many starts, few survivors, moves along what a fit cannot mend, tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from fourdgen.geometry.transforms import so3_exp
+from fourdgen.poses.accept import DISTINCT, Verdict, judge, path_difference
+from fourdgen.poses.compare import Fit, Pace, cosines
+from fourdgen.poses.hypotheses import Start, orbit_starts, still_start, stretched
+from fourdgen.poses.pictures import Pictures, cut, spread
+from fourdgen.poses.turn import Turn, turn_from_flow
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How one clip is searched. Step counts are multiplied by `effort`."""
+
+    focal: float = 1.2  # in longer sides of the picture
+    turn: str = "auto"  # auto, cw, ccw, none
+    sweep: float | None = None  # degrees, if known
+    frames: int = 48  # at most so many, evenly spread
+    side: int = 48  # of the windows, pixels
+    surfels: int = 1000
+    effort: float = 1.0
+    seed: int = 0
+
+
+# steps with poses held, steps with poses free, hypotheses that survive. The surfels must settle before the poses move:
+# a hull fresh from the knife looks wrong everywhere, and poses that are free run away from it (shiba: 15 degrees, not 4).
+ROUNDS = ((15, 15, 14), (40, 40, 5))
+PROBE = (60, 60)
+FINAL = (100, 200, 200)  # poses held, curve, per frame
+STRETCH, TILT = 0.2, 12.0  # first moves of the line search: share of the sweep, degrees of elevation
+FINALISTS = 3
+STILL_GAIN = 1.05  # a turning view has to fit better than a still one by this factor
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A camera path under examination, with the fit that it had last."""
+
+    name: str
+    fit: Fit
+    loss: float
+
+
+@dataclass(frozen=True)
+class ClipSolution:
+    """The solved poses of some frames of a clip. `rotation`, `place`, `focal` are what a Fit needs to start there."""
+
+    frames: Tensor
+    rotation: Float[Tensor, "n 3 3"]
+    place: Float[Tensor, "n 3"]  # x, y in sides, log distance
+    focal: float
+    model: dict[str, Tensor]
+    loss: float
+    still: bool
+    name: str
+    verdict: Verdict
+    turn_sign: int  # what the flow says
+    frame_loss: Float[Tensor, "n"]
+
+
+def solve_clip(
+    rgb: UInt8[np.ndarray, "t h w 3"],
+    mask: UInt8[np.ndarray, "t h w"],
+    settings: SearchSettings,
+    step: Callable[[int, int], None] = lambda done, total: None,
+    watch: Callable[[str, list[Candidate]], None] = lambda stage, candidates: None,
+) -> ClipSolution:
+    """The cascade of METHOD section 8 for one clip. `step(done, total)` tells how far it is, `watch` sees every round.
+
+    Raises ValueError when no frame shows the subject.
+    """
+    turn = turn_from_flow(rgb, mask)
+    chosen = spread(len(mask), settings.frames)
+    pictures = cut(rgb[chosen.numpy()], mask[chosen.numpy()], settings.side)
+    pictures = replace(pictures, frame=chosen[pictures.frame])
+    still = _still(pictures, settings)
+    if settings.turn == "none" or len(pictures) < 3:
+        return _solution(still, pictures, turn, [], settings)
+    candidates = _race(pictures, turn, settings, step, watch)
+    finalists = [_line_search(candidate, pictures, settings) for candidate in candidates]
+    watch("moved", finalists)
+    step(80, 100)
+    finalists = [_refine(c, pictures, settings) for c in _distinct(finalists, 10.0)[:FINALISTS]]
+    finalists.sort(key=lambda c: c.loss)
+    watch("refined", finalists)
+    step(100, 100)
+    best = finalists[0]
+    if best.loss * STILL_GAIN > still.loss:
+        return _solution(still, pictures, turn, finalists, settings)
+    return _solution(best, pictures, turn, finalists[1:], settings)
+
+
+def _steps(count: int, settings: SearchSettings) -> int:
+    return max(3, round(count * settings.effort))
+
+
+def _fit(
+    pictures: Pictures, start: Tensor, settings: SearchSettings, place: Tensor | None, seed: int, held: int
+) -> Fit:
+    """A fresh model for these poses, settled before any of them moves."""
+    fit = Fit(pictures, start, torch.tensor([settings.focal]), settings.surfels, settings.seed + seed, place=place)
+    fit.run(_steps(held, settings), Pace(turn=0.0, smooth=0.0), decay=False)
+    return fit
+
+
+def _probe(
+    pictures: Pictures, start: Tensor, place: Tensor | None, settings: SearchSettings, held: int, free: int, waves: int,
+    seed: int = 0,
+) -> Fit:  # fmt: skip
+    """Fresh model, then poses free to bend as a whole, in `waves` cosines."""
+    fit = _fit(pictures, start, settings, place, seed, held)
+    fit.use_basis(cosines(pictures.frame.float(), min(waves, len(pictures))))
+    fit.run(_steps(free, settings), Pace(turn=0.006))
+    return fit
+
+
+def _race(
+    pictures: Pictures, turn: Turn, settings: SearchSettings, step: Callable[[int, int], None], watch: Callable
+) -> list[Candidate]:
+    """Successive halving over all starts: the survivors, best first."""
+    starts = orbit_starts(turn, pictures.frame, settings.turn, settings.sweep)
+    paths: list[tuple[str, Tensor, Tensor | None]] = [(s.name, s.rotations(pictures, settings.focal), None) for s in starts]
+    alive: list[Candidate] = []
+    for number, (held, free, keep) in enumerate(ROUNDS):
+        alive = []
+        for i, (name, rotation, place) in enumerate(paths):
+            fit = _probe(pictures, rotation, place, settings, held, free, 5, seed=number)
+            alive.append(Candidate(name, fit, fit.score()))
+            step(round(30 * (number + (i + 1) / len(paths))), 100)
+        alive.sort(key=lambda c: c.loss)
+        watch(f"round {number}", alive)
+        if number:
+            alive = _distinct(alive, 8.0)
+        alive = alive[:keep]
+        paths = [(c.name, c.fit.rotations().detach(), c.fit.place.detach()) for c in alive]
+    return alive
+
+
+def _distinct(candidates: list[Candidate], degrees: float) -> list[Candidate]:
+    """Best first, without those that came to the same path as a better one."""
+    kept: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: c.loss):
+        rotation = candidate.fit.rotations().detach()
+        if all(path_difference(rotation, other.fit.rotations().detach()) > degrees for other in kept):
+            kept.append(candidate)
+    return kept
+
+
+def _line_search(candidate: Candidate, pictures: Pictures, settings: SearchSettings) -> Candidate:
+    """Moves that a fit by gradient makes too slowly: the whole sweep and the elevation. Steps halve when none helps."""
+    share, tilt = STRETCH, TILT
+    best = _probed(candidate.name, candidate.fit.rotations().detach(), candidate.fit.place.detach(), pictures, settings)
+    for _ in range(2):
+        rotation, place = best.fit.rotations().detach(), best.fit.place.detach()
+        up = so3_exp(torch.tensor([np.radians(tilt), 0.0, 0.0], dtype=torch.float32))
+        moves = [up @ rotation, up.T @ rotation]
+        if not settings.sweep:
+            moves += [stretched(rotation, 1 / (1 + share)), stretched(rotation, 1 + share)]
+        tried = [_probed(candidate.name, move, place, pictures, settings) for move in moves]
+        tried.append(_probed(candidate.name, rotation, place, pictures, settings))  # as many steps as the others had
+        best = min(tried, key=lambda c: c.loss)
+        if best is tried[-1]:
+            share, tilt = share / 2, tilt / 2
+    return best
+
+
+def _probed(name: str, rotation: Tensor, place: Tensor, pictures: Pictures, settings: SearchSettings) -> Candidate:
+    fit = _probe(pictures, rotation, place, settings, *PROBE, 7)
+    return Candidate(name, fit, fit.score())
+
+
+def _refine(candidate: Candidate, pictures: Pictures, settings: SearchSettings) -> Candidate:
+    held, curve, free = FINAL
+    fit = _probe(
+        pictures, candidate.fit.rotations().detach(), candidate.fit.place.detach(), settings, held, curve, 9, seed=7
+    )  # fmt: skip
+    fit.use_basis(torch.eye(len(pictures)))
+    fit.run(_steps(free, settings), Pace(turn=0.004, smooth=2.0))
+    return replace(candidate, fit=fit, loss=fit.score())
+
+
+def _still(pictures: Pictures, settings: SearchSettings) -> Candidate:
+    """The model of a view that never turns, with as many steps as a turning one gets in the end."""
+    start: Start = still_start(len(pictures))
+    fit = _fit(pictures, start.rotations(pictures, settings.focal), settings, None, 0, sum(FINAL) - 100)
+    fit.run(_steps(100, settings), Pace(turn=0.0, smooth=0.0))
+    return Candidate(start.name, fit, fit.score())
+
+
+def _solution(
+    best: Candidate, pictures: Pictures, turn: Turn, rivals: list[Candidate], settings: SearchSettings
+) -> ClipSolution:
+    fit = best.fit
+    rotation = fit.rotations().detach()
+    other = [c.loss for c in rivals if path_difference(rotation, c.fit.rotations().detach()) > DISTINCT]
+    still = best.name == "still"
+    if still:
+        verdict = Verdict(True, "", 1.0, float("inf"), 1.0, 1.0)
+    else:
+        verdict = judge(fit, pictures.frame, turn, min(other) if other else None)
+    return ClipSolution(
+        frames=pictures.frame, rotation=rotation, place=fit.place.detach(), focal=float(fit.focal.exp()),
+        model={name: value.detach() for name, value in fit.model.items()}, loss=best.loss, still=still,
+        name=best.name, verdict=verdict, turn_sign=turn.sign, frame_loss=fit.frame_scores(),
+    )  # fmt: skip
