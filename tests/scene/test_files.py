@@ -26,7 +26,10 @@ def full_scene() -> Scene4D:
     """A scene with everything in it, among it names that no file system would take."""
     scene = toy_scene(harmonics=4)
     random = torch.Generator().manual_seed(3)
-    surfels = replace(scene.surfels, refinement=torch.randn(len(scene.surfels), 5, generator=random))
+    scales = scene.surfels.log_scales.clone()
+    scales[::7, 0] = -20.0  # thinner than the third scale that the file gives to all
+    refinement = torch.randn(len(scene.surfels), 5, generator=random)
+    surfels = replace(scene.surfels, log_scales=scales, refinement=refinement)
     odd = "jüngste \U0001f98a/\n\udcff" * 50
     clips = {"a": scene.clips["a"], odd: replace(scene.clips["b"], name=odd)}
     motion = replace(
