@@ -7,11 +7,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
+from fourdgen.priors.subject import Box, box_pixels, find_parts, in_box, mask_of, only, overlapping, prominence
 from fourdgen.report import Reporter, Silent
 
 SIDE = 320  # what the network was trained at
+MARGIN = 0.3  # of the subject's size: room around it in what the network is shown
+STARTS = 8  # frames that are looked at to begin with
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -26,16 +29,80 @@ def open_network(path: Path, threads: int = 1) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def saliency(
-    rgb: UInt8[np.ndarray, "t h w 3"], network: Path, threads: int = 1, report: Reporter = Silent()
+def track(
+    rgb: UInt8[np.ndarray, "t h w 3"], session: Any, box: Box | None = None, report: Reporter = Silent()
 ) -> UInt8[np.ndarray, "t h w"]:
-    """Soft mask of what stands out in each frame, 0..255, with edges drawn to those of the picture."""
-    session = open_network(network, threads)
-    out = np.empty(rgb.shape[:3], np.uint8)
-    for t, picture in enumerate(rgb):
-        soft = predict(session, picture)
-        out[t] = (refine(picture, soft) * 255).round().astype(np.uint8)
-        report.emit("step", stage="ingest", step=t + 1, total=len(rgb), loss=None, psnr=None, surfels=None)
+    """Soft mask of the subject, 0..255.
+
+    The network looks at 320 x 320 pixels, so it is shown only where the subject just was: it gets more pixels of a
+    small subject, and less of everything else. It starts in the box, or in the frame where one thing stands out most.
+    """
+    count, height, width = rgb.shape[:3]
+    start, here, soft = _start(rgb, session, box)
+    kept = np.zeros((count, height, width), np.uint8)
+    kept[start] = only(soft, here)
+    done = 1
+    for steps in (range(start + 1, count), range(start - 1, -1, -1)):
+        last = here
+        for t in steps:
+            soft = _seen(session, rgb[t], _around(last))
+            found = overlapping(find_parts(soft), last)
+            if not found.any():  # lost from sight: it may have jumped
+                soft = _seen(session, rgb[t], (0, 0, width, height))
+                found = overlapping(find_parts(soft), last)
+            if found.any():
+                last = found
+                kept[t] = only(soft, found)
+            done += 1
+            report.emit("step", stage="ingest", step=done, total=count, loss=None, psnr=None, surfels=None)
+    return kept
+
+
+def _start(
+    rgb: UInt8[np.ndarray, "t h w 3"], session: Any, box: Box | None
+) -> tuple[int, Bool[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]]:
+    """(frame to start from, the subject there, the soft mask there)."""
+    count, height, width = rgb.shape[:3]
+    if box is not None:
+        x0, y0, x1, y1 = box_pixels(box, width, height)
+        window = np.zeros((height, width), bool)
+        window[y0:y1, x0:x1] = True
+        soft = _seen(session, rgb[0], _around(window, 0.15))
+        return 0, in_box(find_parts(soft), box), soft
+    best: tuple[float, int, np.ndarray, np.ndarray] | None = None
+    for t in sorted({round(i * (count - 1) / (STARTS - 1)) for i in range(STARTS)}):
+        soft = _seen(session, rgb[t], (0, 0, width, height))
+        parts = find_parts(soft)
+        scores = prominence(parts)
+        chosen = mask_of(parts, [int(scores.argmax()) + 1] if scores.size else [])
+        # A network that is sure of its subject says so: nearly all of what it marks is nearly 1.
+        score = float(scores.max(initial=0.0)) * float(soft[chosen].mean() / 255 if chosen.any() else 0.0) ** 4
+        if best is None or score > best[0]:
+            best = score, t, chosen, soft
+    assert best is not None
+    return best[1:]
+
+
+def _around(part: Bool[np.ndarray, "h w"], margin: float = MARGIN) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a part with some room; the whole picture where that is not much more."""
+    height, width = part.shape
+    if not part.any():
+        return 0, 0, width, height
+    rows, columns = np.nonzero(part.any(1))[0], np.nonzero(part.any(0))[0]
+    room = max(int(margin * max(rows[-1] - rows[0], columns[-1] - columns[0])), 8)
+    x0, y0 = max(int(columns[0]) - room, 0), max(int(rows[0]) - room, 0)
+    x1, y1 = min(int(columns[-1]) + 1 + room, width), min(int(rows[-1]) + 1 + room, height)
+    return (0, 0, width, height) if (x1 - x0) * (y1 - y0) > 0.7 * width * height else (x0, y0, x1, y1)
+
+
+def _seen(
+    session: Any, picture: UInt8[np.ndarray, "h w 3"], window: tuple[int, int, int, int]
+) -> UInt8[np.ndarray, "h w"]:
+    """What the network says of a window of the picture; 0 outside of it."""
+    x0, y0, x1, y1 = window
+    crop = np.ascontiguousarray(picture[y0:y1, x0:x1])
+    out = np.zeros(picture.shape[:2], np.uint8)
+    out[y0:y1, x0:x1] = (refine(crop, predict(session, crop)) * 255).round().astype(np.uint8)
     return out
 
 
