@@ -109,7 +109,18 @@ def resolve(recipe: Recipe, configs: Mapping[str, type], overrides: Sequence[str
     configs: section -> frozen dataclass. overrides: `section.key=value` texts, the later one wins. Raises one
     FourdgenError with everything that is wrong.
     """
+    made, errors = resolve_sound(recipe, configs, overrides)
+    if errors:
+        raise all_at_once(errors)
+    return made
+
+
+def resolve_sound(
+    recipe: Recipe, configs: Mapping[str, type], overrides: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[FourdgenError]]:
+    """As `resolve`, for a caller who has more to check: the sections without a mistake, and all mistakes."""
     errors: list[FourdgenError] = []
+    broken: set[str] = set()
     values: dict[str, dict[str, Any]] = {section: {} for section in configs}
 
     def put(section: str, key: str, value: Any, is_text: bool) -> None:
@@ -119,6 +130,7 @@ def resolve(recipe: Recipe, configs: Mapping[str, type], overrides: Sequence[str
             values[section][key] = convert(value, hint, f"{section}.{key}")
         except FourdgenError as error:
             errors.append(error)
+            broken.add(section)
 
     for section, pairs in recipe.settings.items():
         if section not in configs:
@@ -138,14 +150,13 @@ def resolve(recipe: Recipe, configs: Mapping[str, type], overrides: Sequence[str
     made: dict[str, Any] = {}
     for section, kind in configs.items():
         try:
-            made[section] = kind(**values[section])
+            if section not in broken:
+                made[section] = kind(**values[section])
         except FourdgenError as error:
             errors.append(error)
         except ValueError as error:  # raised by the dataclass's own __post_init__
             errors.append(FourdgenError(f"{section}: {error}"))
-    if errors:
-        raise all_at_once(errors)
-    return made
+    return made, errors
 
 
 def _field_type(configs: Mapping[str, type], section: str, key: str) -> Any:

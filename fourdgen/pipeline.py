@@ -118,10 +118,11 @@ def plan(request: Request) -> Plan:
         chosen = attempt(lambda: stages_of(recipe))
     if recipe is not None and chosen is not None:
         kinds = {stage.name: stage.config for stage in chosen}
-        configs = attempt(lambda: settings.resolve(recipe, kinds, request.settings))
+        configs, mistakes = settings.resolve_sound(recipe, kinds, request.settings)
+        errors += mistakes
     if configs is not None and chosen is not None and paths_are_there:
         for stage in chosen:
-            if stage.check is not None:
+            if stage.check is not None and stage.name in configs:
                 attempt(functools.partial(stage.check, job, configs[stage.name]))
     if errors:
         raise all_at_once(errors)

@@ -38,9 +38,9 @@ def all_at_once(errors: Sequence[FourdgenError]) -> FourdgenError:
 class Reporter(Protocol):
     """Where a stage sends what happens.
 
-    Events in use: "stage" (stage, state: started, done or skipped, seconds, peak_mb, check: its picture), "step" (stage,
-    step, total, loss, psnr, surfels), "note" (text). Any further fields go to log.jsonl unchanged, so they must be plain numbers,
-    strings, lists or dicts.
+    Events in use: "stage" (stage, state: started, done or skipped, seconds, peak_mb, check: its picture), "step"
+    (stage, step, total, loss, psnr, surfels), "note" (text). Any further fields go to log.jsonl unchanged, so they must
+    be plain numbers, strings, lists or dicts.
     """
 
     def emit(self, event: str, **fields: Any) -> None: ...
