@@ -29,8 +29,8 @@ class Rates:
     sh: float = 0.018
     motion: float = 3e-3
     bones: float = 2e-3
-    poses: float = 3e-4
-    focal: float = 2e-4
+    poses: float = 1e-3
+    focal: float = 5e-4
 
 
 class PoseCorrections(torch.nn.Module):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from fourdgen.data.capture import Capture, stack
+from fourdgen.data.capture import Capture
 from fourdgen.data.records import ClipTrack
 from fourdgen.geometry.camera import Cameras
 
@@ -90,14 +90,14 @@ class Views:
         self._views: dict[str, list[tuple[UInt8[Tensor, "5 h w"], Tensor, bool]]] = {}
         self.windows: dict[str, Window] = {}
         for name, track in tracks.items():
-            rgb, mask = stack(capture, name)
+            mask = torch.stack([torch.from_numpy(capture.read(name, "mask", t)) for t in range(len(track.K))])
             window = find_window(mask)
             side = level_side(window, subject_pixels)
             scale = side / window.side
             rows = []
             for t in range(len(mask)):
-                weight = capture.frame(name, t).weight
-                picture = _premultiplied(rgb[t], mask[t], weight)
+                rgb, weight = (torch.from_numpy(capture.read(name, kind, t)) for kind in ("rgb", "weight"))
+                picture = _premultiplied(rgb, mask[t], weight)
                 x, y = (int(v) for v in window.corner[t])
                 small = _cut(picture, x, y, window.side)
                 if side < window.side:
@@ -122,11 +122,11 @@ class Views:
 
 
 def _premultiplied(
-    rgb: UInt8[Tensor, "h w 3"], mask: UInt8[Tensor, "h w"], weight: Float[Tensor, "h w"]
+    rgb: UInt8[Tensor, "h w 3"], mask: UInt8[Tensor, "h w"], weight: UInt8[Tensor, "h w"]
 ) -> Float[Tensor, "5 h w"]:
     alpha = mask.float() / 255
     color = rgb.permute(2, 0, 1).float() / 255 * alpha
-    return torch.cat([color, alpha[None], weight[None]])
+    return torch.cat([color, alpha[None], weight[None].float() / 255])
 
 
 def _cut(picture: Float[Tensor, "5 h w"], x: int, y: int, side: int) -> Float[Tensor, "5 s s"]:

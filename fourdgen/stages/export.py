@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fourdgen.geometry.camera import Cameras
 from fourdgen.render import Rasterizer, pick
 from fourdgen.scene import files
 from fourdgen.scene.scene4d import Scene4D
@@ -36,8 +35,8 @@ def run(ctx: Context, config: ExportConfig, scene: Scene4D) -> Scene4D:
 def surfel_confidence(scene: Scene4D, rasterizer: Rasterizer, config: ExportConfig) -> Float[Tensor, "n"]:
     """c_k = (1 - exp(-W_k / w0)) max_f cos+(n_k, view_f) (METHOD section 11.3).
 
-    W_k is the blending weight of surfel k summed over the frames, each divided by the pixels that the surfel could cover
-    there, so that resolution drops out; the mean over frames makes clip length drop out. w0 is a quarter of its median.
+    W_k is the blending weight of surfel k summed over the frames, each divided by the pixels that the surfel covers
+    there, so that resolution drops out, and the mean over frames makes clip length drop out. w0 is a quarter of its median.
     """
     frames = [(name, t) for name, clip in scene.clips.items() for t in range(len(clip.seconds))]
     frames = frames[:: max(1, len(frames) // config.confidence_views)]
@@ -56,18 +55,12 @@ def surfel_confidence(scene: Scene4D, rasterizer: Rasterizer, config: ExportConf
         )
         ray = torch.nn.functional.normalize(state.means - cameras.centers()[0], dim=-1)
         cosine = (normal_axis(state.quats) * ray).sum(-1).abs()
-        seen = out.weight.reshape(-1, len(gathered))[0] / _covered(state.means, scales, cosine, cameras)
+        assert out.weight is not None and out.pixels is not None  # asked for
+        seen = out.weight[0] / out.pixels[0].clamp_min(1)
         gathered += seen / len(frames)
         facing = torch.maximum(facing, cosine * (seen > 0.01))
     typical = gathered[gathered > 0].median() if bool((gathered > 0).any()) else torch.tensor(1.0)
     return (1 - torch.exp(-gathered / (0.25 * typical))) * facing
-
-
-def _covered(means: Tensor, scales: Tensor, cosine: Tensor, cameras: Cameras) -> Float[Tensor, "n"]:
-    """Area in pixels of each surfel's two-sigma ellipse, at least one pixel."""
-    depth = cameras.project(means)[1][0].clamp_min(1e-3)
-    focal_squared = cameras.K[0, 0, 0] * cameras.K[0, 1, 1]
-    return (4 * torch.pi * scales.prod(1) * cosine * focal_squared / depth**2).clamp_min(1.0)
 
 
 def save(scene: Scene4D, folder: Path) -> None:

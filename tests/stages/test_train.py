@@ -1,0 +1,145 @@
+"""The training loop on a small scene that we drew ourselves: it fits, it resumes exactly, and it says what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fourdgen.data.capture import Capture, Clip, write_picture
+from fourdgen.data.records import ClipTrack, FrameSet
+from fourdgen.fit import loop, sampler
+from fourdgen.fit.loop import TrainConfig
+from fourdgen.fit.model import Model
+from fourdgen.fit.views import Views
+from fourdgen.geometry.transforms import so3_exp
+from fourdgen.render import draw, pick
+from fourdgen.report import FourdgenError
+from fourdgen.scene.bones import ClipTime
+from fourdgen.stages import train as stage
+from tests.toy import toy_scene
+
+SMALL = TrainConfig(
+    steps=(300, 200), levels=(20.0, 40.0), progress=(0.5, 0.5), growth=(0.6, 1.0), bones=6, max_surfels=700,
+    checkpoint_every=120, densify_every=60,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Capture, dict[str, ClipTrack], FrameSet, dict[str, ClipTime]]:
+    """The toy scene as its two clips saw it."""
+    folder, scene = tmp_path_factory.mktemp("capture"), toy_scene()
+    clips, tracks, times = [], {}, {}
+    for name, clip in scene.clips.items():
+        for t in range(len(clip.seconds)):
+            out = draw(scene.at(name, float(clip.seconds[t])), clip.cameras[t])
+            alpha = out.alpha[0].clamp(0, 1)
+            rgb = (out.rgb[0] / alpha.clamp_min(1e-4)[..., None]).clamp(0, 1)
+            write_picture(folder, name, "rgb", t, (rgb * 255).round().byte().numpy())
+            write_picture(folder, name, "mask", t, (alpha * 255).round().byte().numpy())
+        clips.append(Clip(name, name, clip.cameras.size, clip.seconds, clip.frame_ids))
+        tracks[name] = ClipTrack(clip.cameras.cam_from_world, clip.cameras.K, torch.ones(len(clip.seconds)))
+        times[name] = ClipTime(clip.seconds.float(), name)
+    counts = [len(track.K) for track in tracks.values()]
+    total = sum(counts)
+    frames = FrameSet(
+        tuple(tracks), torch.cat([torch.full((n,), i) for i, n in enumerate(counts)]),
+        torch.cat([torch.arange(n) for n in counts]), torch.cat([times[name].seconds for name in tracks]),
+        sampler.uniform(total), torch.zeros(total, dtype=torch.long),
+    )  # fmt: skip
+    return Capture(tuple(clips), folder), tracks, frames, times
+
+
+def run(filmed, folder: Path, config: TrainConfig = SMALL, publish=lambda model: None, refine: bool = False) -> Model:
+    capture, tracks, frames, times = filmed
+    return loop.train(
+        capture, tracks, frames, times, config, refine_poses=refine, rasterizer=pick("auto", "cpu"), seed=0,
+        checkpoint=folder / "checkpoint.pt", publish=publish,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def psnr(filmed, model: Model) -> tuple[float, float]:
+    """Of the model and of the mean colour inside the true silhouette, which any fit must beat, on the training frames."""
+    capture, tracks, frames, _ = filmed
+    views = Views(capture, tracks, 40.0)
+    errors, flat = [], []
+    white = torch.ones(3)
+    for row in range(0, len(frames.index), 3):
+        clip, index = frames.names[int(frames.clip[row])], int(frames.index[row])
+        view = views.view(clip, index)
+        target = view.target(white)
+        state = model.motion.warp(model.surfels(), clip, float(frames.seconds[row]))
+        out = draw(state, view.cameras(tracks[clip].cam_from_root[index]), background=white)
+        errors.append(float(((out.rgb[0].permute(2, 0, 1).clamp(0, 1) - target) ** 2).mean()))
+        mean = (view.rgb.sum((1, 2)) / view.mask.sum())[:, None, None]
+        flat.append(float(((mean * view.mask + 1 - view.mask - target) ** 2).mean()))
+    return -10 * float(np.log10(np.mean(errors))), -10 * float(np.log10(np.mean(flat)))
+
+
+def test_it_learns_the_pictures(filmed, tmp_path: Path) -> None:
+    model = run(filmed, tmp_path)
+    fitted, flat = psnr(filmed, model)
+    assert fitted > flat + 4 and fitted > 24
+
+
+def test_a_killed_run_ends_exactly_like_an_unkilled_one(filmed, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    calls = 0
+
+    def kill_after_the_second_checkpoint(model: Model) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # the first call is the start
+            raise Killed
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with pytest.raises(Killed):
+        run(filmed, tmp_path / "a", publish=kill_after_the_second_checkpoint, refine=True)
+    resumed = run(filmed, tmp_path / "a", refine=True)
+    whole = run(filmed, tmp_path / "b", refine=True)
+    assert all(torch.equal(resumed.p[name], whole.p[name]) for name in whole.p)
+    assert all(torch.equal(x, y) for x, y in zip(resumed.motion.parameters(), whole.motion.parameters(), strict=True))
+
+
+def test_refining_wrong_poses_explains_the_pictures_better(filmed, tmp_path: Path) -> None:
+    capture, tracks, frames, times = filmed
+    bent = {}
+    for name, track in tracks.items():
+        wave = torch.sin(torch.linspace(0, 9, len(track.K)))[:, None] * torch.tensor([0.0, 0.06, 0.03])
+        poses = track.cam_from_root.clone()
+        poses[:, :3, :3] = so3_exp(wave) @ poses[:, :3, :3]
+        bent[name] = replace(track, cam_from_root=poses)
+    worse = (capture, bent, frames, times)
+    scores = []
+    for refine in (False, True):
+        (tmp_path / str(refine)).mkdir()
+        model = run(worse, tmp_path / str(refine), replace(SMALL, steps=(500, 300)), refine=refine)
+        assert (model.corrections is not None) == refine
+        poses = model.corrections.tracks(bent) if model.corrections is not None else bent
+        scores.append(psnr((capture, poses, frames, times), model)[0])
+    assert scores[1] > scores[0] + 0.3
+
+
+def test_schedules_run_from_zero_to_one() -> None:
+    config = TrainConfig()
+    total = sum(config.steps)
+    progress = [loop.plan(config, step) for step in range(0, total + 1, 10)]
+    values = [p for _, p in progress]
+    assert values[0] == 0 and abs(values[-1] - 1) < 1e-9 and values == sorted(values)
+    assert {level for level, _ in progress} == {0, 1, 2}
+
+
+def test_poses_stand_still_at_both_ends_of_training() -> None:
+    assert loop.rate_factor(0.1)("poses") == 0 and loop.rate_factor(0.9)("poses") == 0 < loop.rate_factor(0.5)("poses")
+
+
+def test_ladders_of_different_length_are_refused() -> None:
+    with pytest.raises(FourdgenError, match="differ in length"):
+        stage.check(None, TrainConfig(steps=(10, 10)))  # type: ignore[arg-type]
