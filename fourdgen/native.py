@@ -160,9 +160,15 @@ class _Workspace:
     """State of one forward call. It goes back to a pool with the last reference, which autograd's graph holds."""
 
     def __init__(self) -> None:
-        self.handle = _idle_workspaces.pop() if _idle_workspaces else _library().fourdgen_workspace_new()
+        self.handle: int | None = None
+        try:
+            self.handle = _idle_workspaces.pop()
+        except IndexError:
+            self.handle = _library().fourdgen_workspace_new()
 
     def __del__(self) -> None:
+        if self.handle is None:
+            return
         if len(_idle_workspaces) < _KEPT_WORKSPACES:
             _idle_workspaces.append(self.handle)
         else:
