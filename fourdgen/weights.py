@@ -1,7 +1,7 @@
-"""The pretrained weights that fourdgen can use: where they come from, where they lie, and proof that they are the right ones.
+"""The pretrained weights that fourdgen can use: where they come from, where they lie, and that they are the right ones.
 
-Nothing here downloads by itself: `locate` only looks, `fetch` is what `fourdgen doctor --fetch` calls, and says what it does.
-Everything works without any of them, on classical priors.
+Nothing here downloads by itself: `locate` only looks, `fetch` is what `fourdgen doctor --fetch` calls, and says what it
+does. Everything works without any of them, on classical priors.
 """
 
 from __future__ import annotations

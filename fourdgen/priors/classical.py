@@ -13,6 +13,7 @@ from fourdgen.report import Reporter, Silent
 
 SIDE = 192  # GrabCut works at this longer side: four times the speed, and its edges are refined afterwards
 ROUNDS = 4
+USUAL_SHARE = 0.2  # of the picture is subject, where nobody has said anything
 
 
 def foreground(
@@ -24,18 +25,22 @@ def foreground(
     size = (max(16, round(width * scale)), max(16, round(height * scale)))
     small = np.stack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in rgb])
     moving = motion_prior(small)
-    place = center_prior(size)
-    if box is not None:
-        place = box_prior(box, size, scale)
-    prior = place[None] * (0.35 + 0.65 * moving)
+    # The place is what is believed of the first frame; from there on each frame starts from the one before.
+    place = center_prior(size) if box is None else box_prior(box, size, scale)
+    share = USUAL_SHARE if box is None else min(0.6, 0.6 * box[2] * box[3] * scale * scale / (size[0] * size[1]))
     out = np.empty((count, height, width), np.uint8)
-    last: Float[np.ndarray, "h w"] | None = None
+    seed = place * (0.35 + 0.65 * moving[0]) if box is None else place
     for t in range(count):
-        seed = prior[t] if last is None else 0.35 * prior[t] + 0.65 * last
-        found = grab(small[t], seed)
-        last = cv2.GaussianBlur(found, (0, 0), 0.03 * max(size))
-        soft = cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR)
-        out[t] = (soft * 255).round().astype(np.uint8)
+        found = grab(small[t], seed, share)
+        out[t] = (cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR) * 255).round().astype(np.uint8)
+        if t + 1 < count:
+            near = cv2.GaussianBlur(found, (0, 0), 0.03 * max(size))
+            elsewhere = place if box is None else cv2.GaussianBlur(found, (0, 0), 0.1 * max(size))
+            seed = 0.65 * near + 0.35 * elsewhere * (0.35 + 0.65 * moving[t + 1])
+            covered = float((found > 0.5).mean())
+            # Half as much again as was found, or a subject that is once seen too small would shrink for ever.
+            if covered > 0.002:
+                share = 0.8 * share + 0.2 * min(max(1.5 * covered, 0.5 * share), 2 * share, 0.4)
         report.emit("step", stage="ingest", step=t + 1, total=count, loss=None, psnr=None, surfels=None)
     return out
 
@@ -81,9 +86,12 @@ def motion_prior(small: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "t h 
     return out
 
 
-def grab(picture: UInt8[np.ndarray, "h w 3"], seed: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """GrabCut from a soft seed: its highest part is subject, its lowest is background, the rest is to be found out."""
-    high, middle, low = np.percentile(seed, [96, 78, 45])
+def grab(
+    picture: UInt8[np.ndarray, "h w 3"], seed: Float[np.ndarray, "h w"], share: float = USUAL_SHARE
+) -> Float[np.ndarray, "h w"]:
+    """GrabCut from a soft seed of which about `share` is subject: its highest part is taken as subject, its lowest as
+    background, the rest is found out from the colours of both."""
+    high, middle, low = np.quantile(seed, [1 - 0.2 * share, 1 - share, max(0.4, 1 - 2.75 * share)])
     mask = np.full(seed.shape, cv2.GC_PR_BGD, np.uint8)
     mask[seed >= middle] = cv2.GC_PR_FGD
     mask[seed >= high] = cv2.GC_FGD

@@ -13,7 +13,7 @@ from fourdgen.priors.subject import Box, box_pixels, find_parts, in_box, mask_of
 from fourdgen.report import Reporter, Silent
 
 SIDE = 320  # what the network was trained at
-MARGIN = 0.3  # of the subject's size: room around it in what the network is shown
+MARGIN = 0.45  # of the subject's size: room around it in what the network is shown
 STARTS = 8  # frames that are looked at to begin with
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -124,7 +124,7 @@ def _is_gap(
 ) -> bool:
     """Whether an enclosed spot of background colour shows the background rather than a white part of the subject.
 
-    Background is flat: away from edges it has its exact colour, which shaded or painted white hardly ever has. And a gap
+    Background is flat: away from edges it has its exact colour, which shaded or painted white hardly ever has. A gap
     ends at an edge of the subject all around, where a white part borders on the background with next to no edge.
     """
     if spot.sum() < LEAST_GAP:

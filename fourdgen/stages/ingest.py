@@ -1,4 +1,4 @@
-"""Stage ingest: videos and picture folders become clips with masks: upright, undistorted, of a size one can train on."""
+"""Stage ingest: videos and picture folders become clips with masks: upright, undistorted, of a size to train on."""
 
 from __future__ import annotations
 
