@@ -140,7 +140,9 @@ def reconstruct(
         str | None,
         typer.Option(metavar="X,Y,W,H", help="Where the subject is in the first frame, in pixels.", show_default=False),
     ] = None,
-    fov: Annotated[float | None, typer.Option(help="Horizontal field of view in degrees.", show_default=False)] = None,
+    fov: Annotated[
+        float | None, typer.Option(help="Field of view of the longer side, in degrees.", show_default=False)
+    ] = None,
     turn: Annotated[
         str | None,
         typer.Option(metavar="cw|ccw|none", help="How the subject turns, seen from above.", show_default=False),
