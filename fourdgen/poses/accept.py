@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fourdgen.geometry.camera import Cameras, look_at, orbit_eyes
 from fourdgen.geometry.transforms import nearest_rotation, rigid, rotation_angle_degrees
-from fourdgen.poses.compare import Fit
+from fourdgen.poses.compare import Fit, facing
 from fourdgen.poses.hypotheses import azimuths
 from fourdgen.poses.pictures import Pictures
 from fourdgen.poses.turn import Turn
@@ -93,10 +93,9 @@ def view_bank(fit: Fit) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b d"]]:
     eyes = torch.cat([orbit_eyes(azimuth, elevation, 1.0) for elevation in BANK_ELEVATIONS])
     rotation = look_at(eyes)[:, :3, :3]
     center = fit.model["means"].mean(0)
-    focal, distance, side = float(fit.focals()[0]), float(fit.translations()[:, 2].median()), 48
+    distance, side = float(fit.translations()[:, 2].median()), 48
     # The window shows 2.4 units at the subject's distance.
     K = torch.tensor([[side / 2.4 * distance, 0, side / 2], [0, side / 2.4 * distance, side / 2], [0, 0, 1.0]])
-    del focal
     translation = torch.tensor([0.0, 0.0, distance]) - rotation @ center
     poses = rigid(rotation, translation)
     drawn = []
@@ -123,8 +122,6 @@ def relocated(fit: Fit) -> float:
 @torch.no_grad()
 def looking_at_subject(fit: Fit) -> Float[Tensor, "n 3 3"]:
     """Rotations of the solved cameras turned so that the subject's middle lies on the axis."""
-    from fourdgen.poses.compare import facing
-
     focal = fit.focals()
     return facing(fit.place[:, :2].detach(), focal).transpose(1, 2) @ fit.rotations()
 

@@ -7,6 +7,7 @@ change of focal length changes the perspective and not the size.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -36,6 +37,9 @@ class Pace:
     depth: float = 0.0015  # log distance
     focal: float = 0.0  # log focal length
     model: float = 1.0  # factor on all rates of the surfels
+    whole: float = 0.0  # radians, one turn of the root per clip but the first
+    bend: float = 0.0  # root lengths, shifts of the nodes
+    stiff: float = 0.3  # weight of the nodes' squared shifts
     smooth: float = 0.5  # weight of the squared second difference of the rotations
     steady: float = 0.5  # the same of log distance
 
@@ -49,6 +53,21 @@ def cosines(time: Float[Tensor, "n"], count: int) -> Float[Tensor, "n k"]:
     """The first `count` cosines over `time` scaled to 0..1: a basis of smooth curves."""
     span = (time - time.min()) / (time.max() - time.min()).clamp_min(1e-6)
     return torch.cos(math.pi * span[:, None] * torch.arange(count))
+
+
+def clip_cosines(pictures: Pictures, count: int) -> Float[Tensor, "n k"]:
+    """Cosines of each clip's own time, side by side."""
+    times = [pictures.frame[pictures.clip == c].float() for c in pictures.clip.unique()]
+    return torch.block_diag(*(cosines(time, min(count, len(time))) for time in times))
+
+
+def hats(time: Float[Tensor, "n"], knots: int) -> Float[Tensor, "n k"]:
+    """Piecewise linear curves over at most `knots` evenly spread knots: one a frame when the clip is short."""
+    knots = min(knots, len(time))
+    if knots < 2:
+        return torch.ones(len(time), 1)
+    at = (time - time.min()) / (time.max() - time.min()).clamp_min(1e-6) * (knots - 1)
+    return (1 - (at[:, None] - torch.arange(knots)).abs()).clamp_min(0)
 
 
 def facing(center: Float[Tensor, "n 2"], focal: Float[Tensor, "n"] | float) -> Float[Tensor, "n 3 3"]:
@@ -77,6 +96,8 @@ class Fit:
         self.place = begin.clone().requires_grad_()  # x, y in sides, log distance
         self.basis = torch.eye(count)
         self.turns = torch.zeros(count, 3, requires_grad=True)
+        self.whole = torch.zeros(len(focal), 3, requires_grad=True)
+        self.nodes: Nodes | None = None
         self.generator = torch.Generator().manual_seed(seed)
         self.raster = rasterizer()
         self._order: list[int] = []
@@ -88,11 +109,15 @@ class Fit:
     def use_basis(self, basis: Float[Tensor, "n k"]) -> None:
         """Continue from the present poses, with turns in another basis."""
         self.base = self.rotations().detach()
+        self.whole = torch.zeros_like(self.whole).requires_grad_()
         self.basis = basis
         self.turns = torch.zeros(basis.shape[1], 3, requires_grad=True)
 
     def rotations(self) -> Float[Tensor, "n 3 3"]:
-        return so3_exp(self.basis @ self.turns) @ self.base
+        turned = so3_exp(self.basis @ self.turns) @ self.base
+        if len(self.whole) == 1:
+            return turned
+        return turned @ so3_exp(self.whole)[self.pictures.clip]
 
     def focals(self) -> Float[Tensor, "n"]:
         return self.focal.exp()[self.pictures.clip]
@@ -112,12 +137,14 @@ class Fit:
         """The model in the windows of some frames, over white. `poses`: those of all frames, if they are at hand."""
         poses = self.poses() if poses is None else poses
         K = self.pictures[index].intrinsics(self.focals()[index])
-        return self.draw(Cameras(poses[index], K, (self.pictures.side,) * 2))
+        means = None if self.nodes is None else self.nodes.bent(self.model["means"], index)
+        return self.draw(Cameras(poses[index], K, (self.pictures.side,) * 2), means)
 
-    def draw(self, cameras: Cameras) -> RenderOut:
+    def draw(self, cameras: Cameras, means: Float[Tensor, "v n 3"] | None = None) -> RenderOut:
+        """The model as any cameras see it; `means`: its places in each view if it is bent."""
         m = self.model
         return self.raster(
-            m["means"], m["quats"], m["log_scales"].exp(), torch.sigmoid(m["opacity"]), torch.sigmoid(m["color"]),
+            m["means"] if means is None else means, m["quats"], m["log_scales"].exp(), torch.sigmoid(m["opacity"]), torch.sigmoid(m["color"]),
             cameras, background=torch.ones(3),
         )  # fmt: skip
 
@@ -147,8 +174,10 @@ class Fit:
         groups = [
             ([self.turns], pace.turn), ([self.focal], pace.focal),
             ([m["means"]], 0.01 * pace.model), ([m["quats"], m["log_scales"]], 0.02 * pace.model),
-            ([m["opacity"], m["color"]], 0.05 * pace.model),
+            ([m["opacity"], m["color"]], 0.05 * pace.model), ([self.whole], pace.whole),
         ]  # fmt: skip
+        if self.nodes is not None:
+            groups.append(([self.nodes.shifts], pace.bend))
         # Columns of `place` have different units; scaling the variable gives each its own rate.
         unit = torch.tensor([pace.place * extent, pace.place * extent, pace.depth]).clamp_min(1e-12)
         place = (self.place.detach() / unit).requires_grad_()
@@ -169,6 +198,8 @@ class Fit:
                 loss = loss + pace.smooth * roughness(rotations, self.pictures)
             if pace.steady > 0:
                 loss = loss + pace.steady * second_difference(self.place[:, 2:], self.pictures)
+            if self.nodes is not None:
+                loss = loss + pace.stiff * self.nodes.strain(index)
             grads = torch.autograd.grad(loss, every, allow_unused=True)
             for parameter, grad in zip(every, grads, strict=True):
                 parameter.grad = grad
@@ -182,6 +213,57 @@ class Fit:
                 self._order = torch.randperm(len(self.pictures), generator=self.generator).tolist()
             chosen.append(self._order.pop())
         return torch.tensor(chosen)
+
+
+class Nodes:
+    """Body motion as the search needs it: a few points of the root frame that shift over time, and surfels between them.
+
+    It is there so that a leap or a bow is not read as a turn. Shifts are cosines in time, per clip; what the nodes could
+    do together to first order, shifting and turning the whole, is projected out, for that is the root's part.
+    """
+
+    def __init__(self, fit: Fit, count: int, waves: int) -> None:
+        means = fit.model["means"].detach()
+        self.centers = _farthest(means, count)
+        spacing = float(torch.cdist(self.centers, self.centers).fill_diagonal_(9.0).amin(1).mean())
+        distance = torch.cdist(means, self.centers) / (0.7 * spacing)
+        self.weights = torch.softmax(-0.5 * distance**2, 1)
+        self.basis = clip_cosines(fit.pictures, waves)
+        self.shifts = torch.zeros(self.basis.shape[1], count, 3, requires_grad=True)
+        x, y, z = (self.centers - self.centers.mean(0)).T
+        o, one = torch.zeros_like(x), torch.ones_like(x)
+        moves = [(one, o, o), (o, one, o), (o, o, one), (o, -z, y), (z, o, -x), (-y, x, o)]
+        rigid_moves = torch.linalg.qr(torch.stack([torch.stack(move, 1).flatten() for move in moves], 1))[0]
+        self.rigid_moves = rigid_moves
+
+    def at(self, index: Tensor) -> Float[Tensor, "k m 3"]:
+        """Shifts of the nodes in some frames."""
+        flat = self.shifts.flatten(1)
+        free = flat - (flat @ self.rigid_moves) @ self.rigid_moves.T
+        return (self.basis[index] @ free).reshape(len(index), -1, 3)
+
+    def of_rows(self, rows: Tensor) -> Nodes:
+        """The same nodes for some of the frames only."""
+        part = copy.copy(self)
+        part.basis = self.basis[rows]
+        return part
+
+    def bent(self, means: Float[Tensor, "n 3"], index: Tensor) -> Float[Tensor, "k n 3"]:
+        return means + self.weights @ self.at(index)
+
+    def strain(self, index: Tensor) -> Float[Tensor, ""]:
+        """Mean squared shift (root lengths)."""
+        return (self.at(index) ** 2).sum(-1).mean()
+
+
+def _farthest(points: Float[Tensor, "n 3"], count: int) -> Float[Tensor, "m 3"]:
+    """Points far from each other, the first next to the middle."""
+    chosen = [int((points - points.mean(0)).norm(dim=-1).argmin())]
+    nearest = (points - points[chosen[0]]).norm(dim=-1)
+    for _ in range(count - 1):
+        chosen.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, (points - points[chosen[-1]]).norm(dim=-1))
+    return points[chosen]
 
 
 def roughness(rotations: Float[Tensor, "n 3 3"], pictures: Pictures) -> Float[Tensor, ""]:

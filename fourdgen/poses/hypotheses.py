@@ -34,7 +34,11 @@ class Start:
 
 
 def orbit_starts(
-    turn: Turn, frames: Tensor, sign: str = "auto", sweep: float | None = None, elevations: tuple[float, ...] = ELEVATIONS
+    turn: Turn,
+    frames: Tensor,
+    sign: str = "auto",
+    sweep: float | None = None,
+    elevations: tuple[float, ...] = ELEVATIONS,
 ) -> list[Start]:
     """All starts of a clip whose view turns. `frames`: the frames of the pictures, in the clip.
 

@@ -43,7 +43,9 @@ class Pictures:
         return self.picture.shape[-1]
 
     def __getitem__(self, index: Tensor) -> Pictures:
-        parts = {name: getattr(self, name)[index] for name in ("picture", "principal", "unit", "center", "clip", "frame")}
+        parts = {
+            name: getattr(self, name)[index] for name in ("picture", "principal", "unit", "center", "clip", "frame")
+        }
         return replace(self, **parts)
 
     def intrinsics(self, focal: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:
@@ -68,9 +70,7 @@ def mask_boxes(mask: UInt8[np.ndarray, "t h w"]) -> Float[np.ndarray, "t 4"]:
     return boxes
 
 
-def cut(
-    rgb: UInt8[np.ndarray, "t h w 3"], mask: UInt8[np.ndarray, "t h w"], side: int, clip: int = 0
-) -> Pictures:
+def cut(rgb: UInt8[np.ndarray, "t h w 3"], mask: UInt8[np.ndarray, "t h w"], side: int, clip: int = 0) -> Pictures:
     """Windows of one clip; frames without a subject are left out (see `Pictures.frame` for those that are there).
 
     Raises ValueError when no frame shows a subject.

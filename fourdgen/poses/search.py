@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fourdgen.geometry.transforms import so3_exp
 from fourdgen.poses.accept import DISTINCT, Verdict, judge, path_difference
-from fourdgen.poses.compare import Fit, Pace, cosines
-from fourdgen.poses.hypotheses import Start, orbit_starts, still_start, stretched
+from fourdgen.poses.compare import Fit, Nodes, Pace, cosines
+from fourdgen.poses.hypotheses import Start, azimuths, orbit_starts, still_start, stretched
 from fourdgen.poses.pictures import Pictures, cut, spread
 from fourdgen.poses.turn import Turn, turn_from_flow
 
@@ -36,9 +36,11 @@ class SearchSettings:
 # a hull fresh from the knife looks wrong everywhere, and poses that are free run away from it (shiba: 15 degrees, not 4).
 ROUNDS = ((15, 15, 14), (40, 40, 5))
 PROBE = (60, 60)
-FINAL = (100, 200, 200)  # poses held, curve, per frame
+FINAL = (100, 60, 200, 150)  # poses held, body bends, poses bend as a curve, every frame for itself
+NODES, WAVES = 20, 6  # body motion in the final fit, so that a leap is not read as a turn
 STRETCH, TILT = 0.2, 12.0  # first moves of the line search: share of the sweep, degrees of elevation
 FINALISTS = 3
+HOPELESS = 1.4  # times the best loss: such a candidate stays as a rival, but nobody spends a line search on it
 STILL_GAIN = 1.05  # a turning view has to fit better than a still one by this factor
 
 
@@ -66,6 +68,8 @@ class ClipSolution:
     verdict: Verdict
     turn_sign: int  # what the flow says
     frame_loss: Float[Tensor, "n"]
+    still_loss: float  # of the view that never turns
+    nodes: Nodes | None = None
 
 
 def solve_clip(
@@ -85,19 +89,23 @@ def solve_clip(
     pictures = replace(pictures, frame=chosen[pictures.frame])
     still = _still(pictures, settings)
     if settings.turn == "none" or len(pictures) < 3:
-        return _solution(still, pictures, turn, [], settings)
+        return _solution(still, pictures, turn, [], still.loss)
     candidates = _race(pictures, turn, settings, step, watch)
-    finalists = [_line_search(candidate, pictures, settings) for candidate in candidates]
-    watch("moved", finalists)
-    step(80, 100)
-    finalists = [_refine(c, pictures, settings) for c in _distinct(finalists, 10.0)[:FINALISTS]]
+    moved = []
+    for i, candidate in enumerate(candidates):
+        hopeless = candidate.loss > HOPELESS * candidates[0].loss
+        moved.append(candidate if hopeless else _line_search(candidate, pictures, settings))
+        step(50 + 30 * (i + 1) // len(candidates), 100)
+    watch("moved", moved)
+    finalists = _with_rival(_distinct(moved, 10.0), FINALISTS)
+    finalists = [_refine(c, pictures, settings) for c in finalists]
     finalists.sort(key=lambda c: c.loss)
     watch("refined", finalists)
     step(100, 100)
     best = finalists[0]
     if best.loss * STILL_GAIN > still.loss:
-        return _solution(still, pictures, turn, finalists, settings)
-    return _solution(best, pictures, turn, finalists[1:], settings)
+        return _solution(still, pictures, turn, finalists, still.loss)
+    return _solution(best, pictures, turn, finalists[1:], still.loss)
 
 
 def _steps(count: int, settings: SearchSettings) -> int:
@@ -129,21 +137,37 @@ def _race(
 ) -> list[Candidate]:
     """Successive halving over all starts: the survivors, best first."""
     starts = orbit_starts(turn, pictures.frame, settings.turn, settings.sweep)
-    paths: list[tuple[str, Tensor, Tensor | None]] = [(s.name, s.rotations(pictures, settings.focal), None) for s in starts]
+    paths: list[tuple[str, Tensor, Tensor | None]] = [
+        (s.name, s.rotations(pictures, settings.focal), None) for s in starts
+    ]
     alive: list[Candidate] = []
     for number, (held, free, keep) in enumerate(ROUNDS):
         alive = []
         for i, (name, rotation, place) in enumerate(paths):
             fit = _probe(pictures, rotation, place, settings, held, free, 5, seed=number)
             alive.append(Candidate(name, fit, fit.score()))
-            step(round(30 * (number + (i + 1) / len(paths))), 100)
+            step(round(25 * (number + (i + 1) / len(paths))), 100)
         alive.sort(key=lambda c: c.loss)
         watch(f"round {number}", alive)
         if number:
             alive = _distinct(alive, 8.0)
-        alive = alive[:keep]
+        alive = _with_rival(alive, keep)
         paths = [(c.name, c.fit.rotations().detach(), c.fit.place.detach()) for c in alive]
     return alive
+
+
+def _sense(candidate: Candidate) -> bool:
+    angle = azimuths(candidate.fit.rotations().detach())
+    return bool(angle[-1] > angle[0])
+
+
+def _with_rival(candidates: list[Candidate], keep: int) -> list[Candidate]:
+    """The best `keep`, the last of them replaced if need be by the best that turns the other way: a margin needs a rival."""
+    kept = candidates[:keep]
+    if len({_sense(c) for c in kept}) == 1:
+        other = next((c for c in candidates[keep:] if _sense(c) != _sense(kept[0])), None)
+        kept = kept[:-1] + [other] if other is not None else kept
+    return kept
 
 
 def _distinct(candidates: list[Candidate], degrees: float) -> list[Candidate]:
@@ -180,25 +204,31 @@ def _probed(name: str, rotation: Tensor, place: Tensor, pictures: Pictures, sett
 
 
 def _refine(candidate: Candidate, pictures: Pictures, settings: SearchSettings) -> Candidate:
-    held, curve, free = FINAL
-    fit = _probe(
-        pictures, candidate.fit.rotations().detach(), candidate.fit.place.detach(), settings, held, curve, 9, seed=7
-    )  # fmt: skip
+    held, bent, curve, free = FINAL
+    rotation, place = candidate.fit.rotations().detach(), candidate.fit.place.detach()
+    fit = _fit(pictures, rotation, settings, place, 7, held)
+    fit.nodes = Nodes(fit, NODES, WAVES)
+    fit.run(_steps(bent, settings), Pace(turn=0.0, smooth=0.0, bend=0.004), decay=False)
+    fit.use_basis(cosines(pictures.frame.float(), min(7, len(pictures))))
+    fit.run(_steps(curve, settings), Pace(turn=0.006, bend=0.004))
     fit.use_basis(torch.eye(len(pictures)))
-    fit.run(_steps(free, settings), Pace(turn=0.004, smooth=2.0))
+    fit.run(_steps(free, settings), Pace(turn=0.004, smooth=2.0, bend=0.004))
     return replace(candidate, fit=fit, loss=fit.score())
 
 
 def _still(pictures: Pictures, settings: SearchSettings) -> Candidate:
     """The model of a view that never turns, with as many steps as a turning one gets in the end."""
     start: Start = still_start(len(pictures))
-    fit = _fit(pictures, start.rotations(pictures, settings.focal), settings, None, 0, sum(FINAL) - 100)
-    fit.run(_steps(100, settings), Pace(turn=0.0, smooth=0.0))
+    held, bent, curve, free = FINAL
+    fit = _fit(pictures, start.rotations(pictures, settings.focal), settings, None, 0, held)
+    fit.nodes = Nodes(fit, NODES, WAVES)
+    fit.run(_steps(bent, settings), Pace(turn=0.0, smooth=0.0, bend=0.004), decay=False)
+    fit.run(_steps(curve + free, settings), Pace(turn=0.0, smooth=0.0, bend=0.004))
     return Candidate(start.name, fit, fit.score())
 
 
 def _solution(
-    best: Candidate, pictures: Pictures, turn: Turn, rivals: list[Candidate], settings: SearchSettings
+    best: Candidate, pictures: Pictures, turn: Turn, rivals: list[Candidate], still_loss: float
 ) -> ClipSolution:
     fit = best.fit
     rotation = fit.rotations().detach()
@@ -209,7 +239,8 @@ def _solution(
     else:
         verdict = judge(fit, pictures.frame, turn, min(other) if other else None)
     return ClipSolution(
-        frames=pictures.frame, rotation=rotation, place=fit.place.detach(), focal=float(fit.focal.exp()),
+        frames=pictures.frame, rotation=rotation, place=fit.place.detach(), focal=float(fit.focal.detach().exp()),
         model={name: value.detach() for name, value in fit.model.items()}, loss=best.loss, still=still,
         name=best.name, verdict=verdict, turn_sign=turn.sign, frame_loss=fit.frame_scores(),
+        still_loss=still_loss, nodes=fit.nodes,
     )  # fmt: skip

@@ -72,7 +72,9 @@ def _pair(
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     side = float((high - low).max()) * 1.25
     scale = SIDE / side
-    move = np.float32([[scale, 0, SIDE / 2 - scale * (low + high)[0] / 2], [0, scale, SIDE / 2 - scale * (low + high)[1] / 2]])
+    move = np.float32(
+        [[scale, 0, SIDE / 2 - scale * (low + high)[0] / 2], [0, scale, SIDE / 2 - scale * (low + high)[1] / 2]]
+    )
     smaller = scale < 1
     gray, inside = [], []
     for picture, alpha in zip(rgb, mask, strict=True):

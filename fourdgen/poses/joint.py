@@ -1,0 +1,91 @@
+"""All clips together: one model, every clip's poses and focal length, body motion beside them (stage root_pose)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fourdgen.poses.compare import Fit, Pace, cosines, hats
+from fourdgen.poses.pictures import Pictures
+from fourdgen.poses.register import settle_together
+
+RADIUS = 0.8  # of the subject in the finished root frame
+NEAREST = 2.0  # root lengths from any camera to the root
+
+
+@dataclass(frozen=True)
+class JointSettings:
+    """Steps of each phase; a step draws `batch` frames."""
+
+    surfels: int = 2000
+    held: int = 100  # poses held, while the model settles
+    whole: int = 60  # each clip but the first turns as a whole
+    bent: int = 100  # and the body may bend
+    curve: int = 200  # poses bend in a few cosines, focal lengths move
+    free: int = 200  # every frame for itself, smoothly
+    waves: int = 7
+    knots: int = 64  # a clip of more frames moves linearly between so many
+    batch: int = 8
+    focal_rate: float = 0.004  # of log focal length a step; 0 where the user gave it
+    seed: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.held + self.whole + self.bent + self.curve + self.free
+
+
+def refine_together(
+    pictures: Pictures, rotation: Float[Tensor, "n 3 3"], place: Float[Tensor, "n 3"], focal: Float[Tensor, "c"],
+    settings: JointSettings, still: frozenset[int] = frozenset(), done: Callable[[int], None] = lambda steps: None,
+) -> Fit:  # fmt: skip
+    """A fit of all clips from first poses in one root frame. `done(steps)` is told after every phase.
+
+    `still`: numbers of clips whose view does not turn; their rotations move with the clip as a whole, or not at all.
+    """
+    focal_rate = 0.0 if len(still) == len(focal) else settings.focal_rate  # one view has no perspective to measure
+    fit = Fit(pictures, rotation, focal, settings.surfels, settings.seed, place=place)
+    settle_together(fit, (settings.held, settings.whole, settings.bent), 1.0)
+    done(settings.total - settings.curve - settings.free)
+    fit.use_basis(_per_clip(pictures, still, lambda time: cosines(time, min(settings.waves, len(time)))))
+    fit.run(settings.curve, Pace(turn=0.004, bend=0.004, focal=focal_rate), batch=settings.batch)
+    done(settings.total - settings.free)
+    fit.use_basis(_per_clip(pictures, still, lambda time: hats(time, settings.knots)))
+    fit.run(settings.free, Pace(turn=0.003, bend=0.003, focal=focal_rate / 2, smooth=2.0), batch=settings.batch)
+    done(settings.total)
+    return fit
+
+
+def _per_clip(pictures: Pictures, still: frozenset[int], basis: Callable[[Tensor], Tensor]) -> Float[Tensor, "n k"]:
+    """A basis in each clip's own time; none for a still one."""
+    blocks = []
+    for clip in pictures.clip.unique().tolist():
+        time = pictures.frame[pictures.clip == clip].float()
+        blocks.append(torch.zeros(len(time), 1) if clip in still else basis(time))
+    return torch.block_diag(*blocks)
+
+
+@torch.no_grad()
+def normalised(
+    poses: Float[Tensor, "n 4 4"], means: Float[Tensor, "m 3"], weight: Float[Tensor, "m"]
+) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "3"], float]:
+    """Poses for a root frame with the subject's middle at 0 and its radius at RADIUS; the old middle; the scale.
+
+    The middle is that of the box that holds 98 % of the surfels, so that limbs count as much as the trunk.
+    """
+    solid = means[weight > 0.3]
+    solid = solid if len(solid) > 20 else means
+    low, high = solid.quantile(0.01, dim=0), solid.quantile(0.99, dim=0)
+    center = (low + high) / 2
+    radius = float((solid - center).norm(dim=-1).quantile(0.98))
+    moved = poses.clone()
+    moved[:, :3, 3] += poses[:, :3, :3] @ center
+    scale = RADIUS / max(radius, 1e-3)
+    nearest = float(moved[:, :3, 3].norm(dim=-1).min())
+    if nearest * scale < NEAREST:
+        scale = min(1.0 / max(radius, 1e-3), NEAREST / max(nearest, 1e-3))
+    moved[:, :3, 3] *= scale
+    return moved, center, scale

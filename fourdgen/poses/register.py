@@ -1,0 +1,219 @@
+"""One clip in the root frame of another: votes over a bank of views both ways, then a joint fit decides (METHOD section 9).
+
+Each clip was solved alone, in a root frame of its own. What is unknown between two of them is one rotation, one shift and
+one scale. The vote alone takes front for back on near-symmetric subjects; the joint fit of the best few does not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fourdgen.geometry.transforms import nearest_rotation, rotation_angle_degrees
+from fourdgen.poses.accept import bank_costs, looking_at_subject, view_bank
+from fourdgen.poses.compare import Fit, Nodes, Pace, clip_cosines
+from fourdgen.poses.pictures import Pictures, join, spread
+
+CANDIDATES = 4
+APART = 40.0  # degrees between candidates
+REACH = 20.0  # degrees up to which a view of the bank speaks for a pose
+FRAMES = 24  # of each clip in the joint fit
+STEPS = (40, 60, 60)  # for each candidate: poses held, turning as wholes, bending a little; no body motion here
+POLISH = (80, 80, 100)  # for the chosen one, with a model carved from both: held, turning as wholes, bending
+NODES, WAVES = 20, 6  # body motion: how many points shift, in how many cosines of time
+MARGIN = 1.03  # of the second best loss over the best
+STRANGER = (
+    1.75  # by this factor the losses of two clips of different subjects grow in one model; of one subject 1.4 to 1.6
+)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A clip solved alone: its windows, rotations cam_from_root, places, focal length in sides, model and loss."""
+
+    pictures: Pictures
+    rotation: Float[Tensor, "n 3 3"]
+    place: Float[Tensor, "n 3"]
+    focal: float
+    model: dict[str, Tensor]
+    loss: float
+
+    def fit(self, seed: int = 0) -> Fit:
+        return Fit(
+            self.pictures, self.rotation, torch.tensor([self.focal]), 0, seed, model=self.model, place=self.place
+        )
+
+
+@dataclass(frozen=True)
+class Registration:
+    """`rotation`, `place`: the other clip's poses in the reference's root frame. `margin`: how much worse the next
+    rotation fits, as a factor. `stranger`: losses of both clips in company over their losses alone (geometric mean).
+    """
+
+    rotation: Float[Tensor, "n 3 3"]
+    place: Float[Tensor, "n 3"]
+    other_from_reference: Float[Tensor, "3 3"]
+    margin: float
+    stranger: float
+    fits: bool
+    reason: str
+
+
+def votes(reference: Fit, other: Fit) -> list[Float[Tensor, "3 3"]]:
+    """The best distinct rotations other_from_reference, by what each clip's frames find in the other's bank of views."""
+    ours, theirs = looking_at_subject(reference).detach(), looking_at_subject(other).detach()
+    bank_r, crops_r = view_bank(reference)
+    bank_o, crops_o = view_bank(other)
+    costs_o = bank_costs(crops_r, other.pictures)  # their frames in our bank
+    costs_r = bank_costs(crops_o, reference.pictures)
+    candidates = torch.cat([_proposals(theirs, bank_r, costs_o), _proposals(ours, bank_o, costs_r).transpose(1, 2)])
+    score = torch.stack(
+        [
+            _spoken(theirs @ a, bank_r, costs_o) / costs_o.median()
+            + _spoken(ours @ a.T, bank_o, costs_r) / costs_r.median()
+            for a in candidates
+        ]
+    )
+    chosen: list[Tensor] = []
+    order = score.argsort(stable=True)
+    for i in order.tolist():
+        if len(chosen) == CANDIDATES:
+            break
+        if all(float(rotation_angle_degrees(candidates[i], c)) > APART for c in chosen):
+            near = (rotation_angle_degrees(candidates[i], candidates) < 12) & (score < 1.05 * score[i])
+            chosen.append(nearest_rotation(candidates[near].sum(0)))
+    return chosen
+
+
+def _proposals(poses: Tensor, bank: Tensor, costs: Tensor) -> Float[Tensor, "m 3 3"]:
+    """Rotations that put a frame's pose on one of the views that it looks like most."""
+    frames = spread(len(poses), 24)
+    best = costs[frames].topk(8, largest=False).indices
+    return (poses[frames].transpose(1, 2)[:, None] @ bank[best]).flatten(0, 1)
+
+
+def _spoken(poses: Tensor, bank: Tensor, costs: Tensor) -> Float[Tensor, ""]:
+    """Mean cost of the frames at the bank's views next to their poses; frames far from every view cost much."""
+    traces = torch.einsum("nij,sij->ns", poses, bank)
+    nearest = traces.max(1)
+    cost = costs.gather(1, nearest.indices[:, None])[:, 0]
+    far = nearest.values < 1 + 2 * math.cos(math.radians(REACH))
+    return torch.where(far, costs.quantile(0.7, dim=1), cost).mean()
+
+
+def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -> Registration:
+    """The other clip's poses in the reference's root frame, by the rotation under which one model explains both."""
+    fit_r, fit_o = reference.fit(), other.fit()
+    few_r, few_o = spread(len(reference.pictures), FRAMES), spread(len(other.pictures), FRAMES)
+    results = []
+    for rotation in votes(fit_r, fit_o):
+        turned = other.rotation @ rotation
+        place = settle(reference, other, turned)
+        joint = joint_fit(
+            [reference.pictures[few_r], other.pictures[few_o]], [reference.rotation[few_r], turned[few_o]],
+            [reference.place[few_r], place[few_o]], [reference.focal, other.focal], model=reference.model, seed=seed,
+        )  # fmt: skip
+        held, whole, free = (max(3, round(steps * effort)) for steps in STEPS)
+        joint.run(held, Pace(turn=0.0, smooth=0.0), batch=8, decay=False)
+        joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.005), batch=8, decay=False)
+        joint.use_basis(clip_cosines(joint.pictures, 4))
+        joint.run(free, Pace(turn=0.004), batch=8)
+        results.append((joint.score(), rotation, turned, place))
+    results.sort(key=lambda r: r[0])
+    loss, rotation, turned, place = results[0]
+    margin = results[1][0] / loss if len(results) > 1 else float("inf")
+    joint = joint_fit(
+        [reference.pictures, other.pictures], [reference.rotation, turned], [reference.place, place],
+        [reference.focal, other.focal], seed=seed,
+    )  # fmt: skip
+    settle_together(joint, POLISH, effort)
+    count = len(reference.pictures)
+    errors = joint.frame_scores()
+    worse = [
+        float(together.mean()) / max(_alone(clip, seed, effort), 1e-6)
+        for clip, together in ((reference, errors[:count]), (other, errors[count:]))
+    ]
+    stranger = math.sqrt(worse[0] * worse[1])
+    reason = ""
+    if stranger > STRANGER:
+        reason = f"it does not look like the reference clip (one model explains it {stranger:.1f} times worse)"
+    elif margin < MARGIN:
+        reason = f"another orientation fits nearly as well ({100 * (margin - 1):.0f} % worse)"
+    return Registration(
+        joint.rotations().detach()[count:], joint.place.detach()[count:], rotation, margin, stranger,
+        stranger <= STRANGER, reason,
+    )  # fmt: skip
+
+
+def _alone(clip: Solved, seed: int, effort: float) -> float:
+    """Loss of a clip that has a model of its own, after as many steps as the joint one got."""
+    fit = Fit(clip.pictures, clip.rotation, torch.tensor([clip.focal]), 1000, seed, place=clip.place)
+    settle_together(fit, POLISH, effort)
+    return fit.score()
+
+
+def settle_together(joint: Fit, steps: tuple[int, int, int], effort: float) -> None:
+    """Steps with poses held, then with each clip but the first turning as a whole, then with nodes that bend.
+
+    Two clips show two motions. Were their poses free already, they would turn to make up for the difference: a dog that
+    eats and one that walks ended 15 degrees off, from true poses. Each path keeps its shape until the nodes explain that.
+    """
+    held, whole, bent = (max(3, round(count * effort)) for count in steps)
+    joint.run(held, Pace(turn=0.0, smooth=0.0), batch=8, decay=False)
+    several = len(joint.whole) > 1
+    if several:
+        joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.004), batch=8, decay=False)
+    joint.nodes = Nodes(joint, NODES, WAVES)
+    joint.run(bent, Pace(turn=0.0, smooth=0.0, whole=0.003 * several, bend=0.004), batch=8, decay=False)
+
+
+def joint_fit(
+    pictures: list[Pictures], rotation: list[Tensor], place: list[Tensor], focal: list[float], seed: int,
+    model: dict[str, Tensor] | None = None, surfels: int = 1000,
+) -> Fit:  # fmt: skip
+    """One model for several clips, whose poses are already in one root frame."""
+    return Fit(
+        join(pictures), torch.cat(rotation), torch.tensor(focal), surfels, seed, model=model, place=torch.cat(place)
+    )
+
+
+@torch.no_grad()
+def settle(reference: Solved, other: Solved, rotation: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n 3"]:
+    """Places of the other clip's frames in the reference's root frame, for these rotations.
+
+    Scale from the masks' areas (one factor for the clip), then one shift of the root by least squares on the masks'
+    centroids: what is left of a frame's shift is the root's own motion, which `other.place` already has.
+    """
+    place = other.place.clone()
+    for _ in range(2):
+        fit = Fit(other.pictures, rotation, torch.tensor([other.focal]), 0, 0, model=reference.model, place=place)
+        poses = fit.poses()
+        drawn = torch.cat([fit.render(part, poses).alpha for part in torch.arange(len(place)).split(16)])
+        given = other.pictures.picture[:, 3]
+        size = 0.5 * (drawn.sum((1, 2)).clamp_min(1) / given.sum((1, 2)).clamp_min(1)).log().median()
+        place[:, 2] += size
+        moved = (_centroid(given) - _centroid(drawn)) / other.pictures.unit[:, None]  # in sides
+        depth = fit.translations()[:, 2]
+        wanted = moved * (depth / other.focal)[:, None]
+        system = rotation[:, :2].reshape(-1, 3)
+        shift = torch.linalg.solve(system.T @ system + 1e-3 * len(system) * torch.eye(3), system.T @ wanted.reshape(-1))
+        place = placed(fit.translations() * size.exp() + rotation @ shift, fit)
+    return place
+
+
+def placed(translation: Float[Tensor, "n 3"], fit: Fit) -> Float[Tensor, "n 3"]:
+    """The places (x, y in sides, log distance) that give these translations under the fit's focal lengths."""
+    focal = fit.focals().detach()
+    depth = translation[:, 2].clamp_min(1e-3)
+    across = translation[:, :2] * (focal / depth)[:, None]
+    return torch.cat([across, (depth / (focal * fit.distance[fit.pictures.clip])).log()[:, None]], 1)
+
+
+def _centroid(alpha: Float[Tensor, "n s s"]) -> Float[Tensor, "n 2"]:
+    line = torch.arange(alpha.shape[-1]) + 0.5
+    area = alpha.sum((1, 2)).clamp_min(1e-3)
+    return torch.stack([(alpha.sum(1) * line).sum(1) / area, (alpha.sum(2) * line).sum(1) / area], 1)

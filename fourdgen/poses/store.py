@@ -1,0 +1,80 @@
+"""Writing and reading the two pose artifacts: numbers as npz, the rest as json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, RootTrack
+from fourdgen.geometry.transforms import Sim3
+
+ARRAYS, FACTS = "poses.npz", "poses.json"
+
+
+def _write(folder: Path, arrays: dict[str, torch.Tensor], facts: dict[str, Any], world: Sim3 | None) -> None:
+    arrays = dict(arrays)
+    if world is not None:
+        arrays["world/rotation"], arrays["world/translation"] = world.rotation, world.translation
+        facts = {**facts, "world_scale": world.scale}
+    np.savez(folder / ARRAYS, **{name: value.detach().numpy() for name, value in arrays.items()})
+    (folder / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Sim3 | None]:
+    with np.load(folder / ARRAYS, allow_pickle=False) as file:
+        arrays = {name: torch.from_numpy(file[name]) for name in file.files}
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    world = None
+    if "world_scale" in facts:
+        world = Sim3(facts["world_scale"], arrays["world/rotation"], arrays["world/translation"])
+    return arrays, facts, world
+
+
+_ALIGNED = ("cam_from_root", "K", "confidence", "gain", "bias")
+_ALIGNED_FACTS = ("synchronised_with", "time_offset", "time_rate", "accepted", "reason")
+
+
+def save_alignment(alignment: Alignment, folder: Path) -> None:
+    arrays, clips = {}, {}
+    for i, (name, clip) in enumerate(alignment.clips.items()):  # numbered: clip names are free text
+        arrays.update({f"{i}/{key}": getattr(clip, key) for key in _ALIGNED})
+        clips[name] = {key: getattr(clip, key) for key in _ALIGNED_FACTS}
+    facts = {
+        "clips": clips,
+        "reference": alignment.reference,
+        "given": alignment.given,
+        "left_out": dict(alignment.left_out),
+    }
+    _write(folder, arrays, facts, alignment.world_from_input)
+
+
+def load_alignment(folder: Path) -> Alignment:
+    arrays, facts, world = _read(folder)
+    clips = {
+        name: ClipAlignment(**{key: arrays[f"{i}/{key}"] for key in _ALIGNED}, **rest)
+        for i, (name, rest) in enumerate(facts["clips"].items())
+    }
+    return Alignment(clips, facts["reference"], world, facts["given"], facts["left_out"])
+
+
+_TRACKED = ("cam_from_root", "K", "confidence")
+
+
+def save_track(track: RootTrack, folder: Path) -> None:
+    arrays = {}
+    for i, clip in enumerate(track.clips.values()):
+        arrays.update({f"{i}/{key}": getattr(clip, key) for key in _TRACKED})
+    facts = {"clips": list(track.clips), "given": track.given, "certain": track.certain, "reason": track.reason}
+    _write(folder, arrays, facts, track.world_from_input)
+
+
+def load_track(folder: Path) -> RootTrack:
+    arrays, facts, world = _read(folder)
+    clips = {
+        name: ClipTrack(**{key: arrays[f"{i}/{key}"] for key in _TRACKED}) for i, name in enumerate(facts["clips"])
+    }
+    return RootTrack(clips, world, facts["given"], facts["certain"], facts["reason"])

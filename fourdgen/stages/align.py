@@ -1,0 +1,319 @@
+"""Stage align: first poses of every clip, and all clips in one root frame (METHOD sections 8 and 9).
+
+With cameras given nothing is searched: the subject is found in the user's world and becomes the middle of the root frame.
+Without, every clip is solved alone by render-and-compare (side by side, one process a clip), and the others are registered
+as wholes to the clip that came out best.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures as futures
+import math
+import multiprocessing
+import pickle
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from fourdgen import native
+from fourdgen.data.capture import Capture, stack
+from fourdgen.data.records import Alignment, ClipAlignment
+from fourdgen.poses import check, given, store, tracks
+from fourdgen.poses.hypotheses import azimuths
+from fourdgen.poses.pictures import Pictures, cut, mask_boxes, spread
+from fourdgen.poses.register import Solved, register
+from fourdgen.poses.search import ClipSolution, SearchSettings, solve_clip
+from fourdgen.report import FourdgenError
+from fourdgen.workspace import Context, Job, Stage
+
+GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose finds the focal length
+UNSURE = 0.5  # factor on the confidence of a clip that failed a test
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """Settings of stage align."""
+
+    fov: float | None = None  # what the longer side of the picture sees, degrees; none: it is found
+    turn: Literal["auto", "cw", "ccw", "none"] = "auto"  # how the subject turns in the pictures, seen from above
+    sweep: float | None = None  # by how many degrees it turns in a clip, if you know
+    reference: str | None = None  # clip whose root frame all others join; none: the one that is solved best
+    sync: bool | None = None  # whether the clips show the same motion at the same time
+    frames: int = 48  # search poses on at most this many frames of a clip, the rest lie between them
+    side: int = 48  # size in pixels of the pictures on which poses are searched
+    surfels: int = 1000  # of the small models that are rendered and compared
+    effort: float = 1.0  # factor on all step counts of the search
+
+    def __post_init__(self) -> None:
+        if self.fov is not None and not 2 <= self.fov <= 150:
+            raise ValueError(f"fov = {self.fov}: expected 2 to 150 degrees")
+        if self.sweep is not None and not 0 < self.sweep <= 1440:
+            raise ValueError(f"sweep = {self.sweep}: expected more than 0 and at most 1440 degrees")
+        if self.frames < 3 or self.side < 16 or self.surfels < 50 or self.effort <= 0:
+            raise ValueError("frames >= 3, side >= 16, surfels >= 50 and effort > 0 are needed")
+
+    @property
+    def focal(self) -> float:
+        """In longer sides of the picture."""
+        return 0.5 / math.tan(math.radians(self.fov or GUESSED_FOV) / 2)
+
+
+def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
+    names = [clip.name for clip in capture.clips]
+    if config.reference is not None and config.reference not in names:
+        raise FourdgenError(f"align.reference: no clip is called '{config.reference}'", f"there are {', '.join(names)}")
+    with_cameras = [clip.name for clip in capture.clips if clip.cameras is not None]
+    if len(with_cameras) == len(names):
+        return _given(ctx, config, capture)
+    if with_cameras:
+        without = ", ".join(name for name in names if name not in with_cameras)
+        raise FourdgenError(
+            f"cameras were given for {', '.join(with_cameras)} but not for {without}",
+            "give cameras for all clips or for none",
+        )
+    solutions = _solve_all(ctx, config, capture)
+    for name, solution in solutions.items():
+        _report(ctx, config, name, solution)
+    return _joined(ctx, config, capture, solutions)
+
+
+# ---- cameras given
+
+
+def _given(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
+    poses, intrinsics, masks = [], [], []
+    for clip in capture.clips:
+        assert clip.cameras is not None
+        chosen = spread(len(clip), max(4, 120 // len(capture.clips)))
+        poses.append(clip.cameras.cam_from_world[chosen])
+        intrinsics.append(clip.cameras.K[chosen])
+        masks += list(stack(capture, clip.name, chosen)[1].numpy())
+    center, radius = given.subject_ball(torch.cat(poses), torch.cat(intrinsics), masks, ctx.seed)
+    world = given.root_from_input(torch.cat(poses), center, radius)
+    clips = {}
+    for clip in capture.clips:
+        assert clip.cameras is not None
+        clips[clip.name] = _plain(
+            world.move_cameras(clip.cameras.cam_from_world), clip.cameras.K, torch.ones(len(clip))
+        )
+    reference = config.reference or capture.clips[0].name
+    windows = []
+    for clip in capture.clips:
+        pictures = _windows(capture, clip.name, 10, 96)
+        windows.append((clip.name, pictures, clips[clip.name].cam_from_root[pictures.frame]))
+    check.draw_given(windows, ctx.folder / "check.png")
+    ctx.report.emit("note", text=f"cameras given; the subject's radius is {radius:.3g} in their units")
+    return Alignment(_synchronised(clips, reference, config), reference, world, given=True)
+
+
+def _plain(poses: Tensor, K: Tensor, confidence: Tensor, accepted: bool = True, reason: str = "") -> ClipAlignment:
+    return ClipAlignment(
+        poses.float(), K.float(), confidence, torch.ones(3), torch.zeros(3), accepted=accepted, reason=reason
+    )
+
+
+def _synchronised(clips: dict[str, ClipAlignment], reference: str, config: AlignConfig) -> dict[str, ClipAlignment]:
+    """With --sync every clip shows the reference's motion, frame times as they are."""
+    if not config.sync:
+        return clips
+    return {
+        name: clip if name == reference else replace(clip, synchronised_with=reference) for name, clip in clips.items()
+    }
+
+
+def _windows(capture: Capture, name: str, most: int, side: int) -> Pictures:
+    chosen = spread(len(capture.clip(name)), most)
+    rgb, mask = stack(capture, name, chosen)
+    pictures = cut(rgb.numpy(), mask.numpy(), side)
+    return replace(pictures, frame=chosen[pictures.frame])
+
+
+# ---- cameras searched
+
+
+def _settings(ctx: Context, config: AlignConfig) -> SearchSettings:
+    return SearchSettings(
+        focal=config.focal, turn=config.turn, sweep=config.sweep, frames=config.frames, side=config.side,
+        surfels=config.surfels, effort=config.effort, seed=ctx.seed,
+    )  # fmt: skip
+
+
+def _solve_all(ctx: Context, config: AlignConfig, capture: Capture) -> dict[str, ClipSolution]:
+    """Every clip alone: side by side in processes, or one after the other; the result is the same."""
+    names = [clip.name for clip in capture.clips]
+    jobs = [
+        pickle.dumps((capture, name, _settings(ctx, config), str(ctx.folder / f"progress-{i}")))
+        for i, name in enumerate(names)
+    ]
+    workers = min(len(jobs), ctx.threads)
+    if workers > 1:
+        try:
+            done = _side_by_side(ctx, jobs, workers)
+        except BrokenProcessPool:  # the calling program cannot be started a second time (no __main__ guard, or stdin)
+            done = [_solve(job) for job in jobs]
+    else:
+        done = []
+        for i, job in enumerate(jobs):
+            done.append(_solve(job))
+            ctx.report.emit("step", stage="align", step=i + 1, total=len(jobs))
+    for i in range(len(jobs)):
+        (ctx.folder / f"progress-{i}").unlink(missing_ok=True)
+    return dict(zip(names, (pickle.loads(result) for result in done), strict=True))
+
+
+def _side_by_side(ctx: Context, jobs: list[bytes], workers: int) -> list[bytes]:
+    with futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(_solve, job) for job in jobs]
+        try:
+            while futures.wait(running, timeout=1.0).not_done:
+                percent = [_percent(ctx.folder / f"progress-{i}") for i in range(len(jobs))]
+                ctx.report.emit("step", stage="align", step=sum(percent), total=100 * len(jobs))
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()  # nobody will read what they find
+            raise
+        return [job.result() for job in running]
+
+
+def _percent(path: Path) -> int:
+    try:
+        return int(path.read_text() or 0)
+    except (OSError, ValueError):
+        return 0
+
+
+def _solve(job: bytes) -> bytes:
+    """What a process does for one clip. One thread, wherever it runs: sums must not depend on who calls."""
+    capture, name, settings, progress = pickle.loads(job)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    native.set_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        rgb, mask = (t.numpy() for t in stack(capture, name))
+        if np.isnan(mask_boxes(mask)[:, 0]).all():
+            raise FourdgenError(
+                f"{name}: every mask is empty", "give masks with --masks, or the subject's place with --box"
+            )
+
+        def step(done: int, total: int) -> None:
+            Path(progress).write_text(str(100 * done // total))
+
+        return pickle.dumps(solve_clip(rgb, mask, settings, step))
+    finally:
+        torch.set_num_threads(threads)
+        native.set_threads(None)
+        torch.set_flush_denormal(False)
+
+
+def _report(ctx: Context, config: AlignConfig, name: str, solution: ClipSolution) -> None:
+    verdict, report = solution.verdict, ctx.report
+    if solution.still:
+        report.emit("note", text=f"{name}: the view does not turn")
+    else:
+        angle = torch.rad2deg(azimuths(solution.rotation))
+        report.emit(
+            "note", text=f"{name}: the view turns by {float(angle[-1] - angle[0]):+.0f} degrees", clip=name,
+            loss=solution.loss, still_loss=solution.still_loss, flow=verdict.flow, margin=min(verdict.margin, 99.0),
+            overlap=verdict.overlap, relocated=verdict.relocated,
+        )  # fmt: skip
+        if not verdict.accepted:
+            report.warn(f"{name}: the camera path is uncertain: {verdict.reason}")
+    wanted = {"cw": 1, "ccw": -1}.get(config.turn, 0)
+    if wanted and solution.turn_sign == -wanted:
+        report.warn(
+            f"{name}: --turn {config.turn} is obeyed, but the optical flow says the subject turns the other way"
+        )
+
+
+def _joined(ctx: Context, config: AlignConfig, capture: Capture, solutions: dict[str, ClipSolution]) -> Alignment:
+    """All clips in the root frame of the reference."""
+    reference = config.reference or _best(solutions)
+    solved = {name: _solved(capture, name, solution, config.side) for name, solution in solutions.items()}
+    clips, left_out = {}, {}
+    fits = []
+    for name, solution in solutions.items():
+        mine, doubts = solved[name], [] if solution.verdict.accepted else [solution.verdict.reason]
+        if name != reference:
+            found = register(solved[reference], mine, ctx.seed, config.effort)
+            ctx.report.emit(
+                "note", text=f"{name} joins {reference}", margin=min(found.margin, 99.0), stranger=found.stranger
+            )
+            if not found.fits:
+                left_out[name] = found.reason
+                ctx.report.warn(f"{name} is left out: {found.reason}")
+                continue
+            if found.reason:
+                doubts.append(f"placing it beside {reference}: {found.reason}")
+                ctx.report.warn(f"{name}: {found.reason}")
+            mine = replace(mine, rotation=found.rotation, place=found.place)
+        clips[name] = _all_frames(capture, name, mine, solution, not doubts, "; ".join(doubts))
+        fits.append((_caption(name, solution, doubts), mine.fit()))
+    check.draw_poses(fits, ctx.folder / "check.png")
+    return Alignment(_synchronised(clips, reference, config), reference, None, given=False, left_out=left_out)
+
+
+def _caption(name: str, solution: ClipSolution, doubts: list[str]) -> str:
+    state = "uncertain: " + "; ".join(doubts) if doubts else "accepted"
+    return f"{name}: {'still' if solution.still else 'turning'}, {state}"
+
+
+def _best(solutions: dict[str, ClipSolution]) -> str:
+    """The accepted clip that sees most directions; the first of equals."""
+
+    def seen(solution: ClipSolution) -> tuple[bool, int]:
+        bins = torch.rad2deg(azimuths(solution.rotation)).div(15).floor().remainder(24).unique()
+        return solution.verdict.accepted, len(bins)
+
+    return max(solutions, key=lambda name: seen(solutions[name]))
+
+
+def _solved(capture: Capture, name: str, solution: ClipSolution, side: int) -> Solved:
+    rgb, mask = stack(capture, name, solution.frames)
+    pictures = replace(cut(rgb.numpy(), mask.numpy(), side), frame=solution.frames)
+    return Solved(pictures, solution.rotation, solution.place, solution.focal, solution.model, solution.loss)
+
+
+def _all_frames(
+    capture: Capture, name: str, solved: Solved, solution: ClipSolution, accepted: bool, reason: str
+) -> ClipAlignment:
+    """Poses of every frame of the clip, those between the solved ones included."""
+    clip = capture.clip(name)
+    count, frames = len(clip), solution.frames
+    centers, shown = mask_centers(stack(capture, name)[1].numpy())
+    rotation, place = tracks.between(
+        solved.rotation, solved.place, frames, count, solved.focal, solved.pictures.center, centers
+    )
+    poses = tracks.poses_of(rotation, place, solved.focal, float(solved.pictures.extent))
+    typical = solution.frame_loss.median()
+    per_frame = (typical / solution.frame_loss.clamp_min(1e-6)).clamp(0, 1).numpy()
+    confidence = torch.from_numpy(np.interp(np.arange(count), frames.numpy(), per_frame)).float() * shown
+    K = tracks.intrinsics_of(solved.focal, clip.size, count)
+    return _plain(poses, K, confidence * (1.0 if accepted else UNSURE), accepted, reason)
+
+
+def mask_centers(mask: UInt8[np.ndarray, "t h w"]) -> tuple[Float[Tensor, "t 2"], Float[Tensor, "t"]]:
+    """Middle of each mask from the picture's middle, in longer sides, and 1 where there is a mask (else between its neighbours)."""
+    boxes = mask_boxes(mask)
+    shown = ~np.isnan(boxes[:, 0])
+    height, width = mask.shape[1:]
+    middle = np.stack([(boxes[:, 0] + boxes[:, 2] - width) / 2, (boxes[:, 1] + boxes[:, 3] - height) / 2], 1)
+    time = np.arange(len(mask))
+    filled = [np.interp(time, time[shown], middle[shown, axis]) for axis in (0, 1)]
+    return torch.from_numpy(np.stack(filled, 1) / max(height, width)).float(), torch.from_numpy(shown).float()
+
+
+def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:
+    return (f"native kernel {'present' if native.available() else 'absent'}",)
+
+
+STAGE = Stage(
+    name="align", needs=("ingest",), config=AlignConfig, version=1, run=run,
+    save=store.save_alignment, load=store.load_alignment, facts=facts,
+)  # fmt: skip

@@ -1,0 +1,147 @@
+"""Stage root_pose: poses and focal lengths of all clips together, at higher resolution, with body motion beside them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fourdgen import native
+from fourdgen.data.capture import Capture, stack
+from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, RootTrack
+from fourdgen.geometry.transforms import rotation_angle_degrees
+from fourdgen.poses import check, store, tracks
+from fourdgen.poses.accept import OVERLAP, looking_at_subject, overlap
+from fourdgen.poses.compare import Fit
+from fourdgen.poses.joint import JointSettings, normalised, refine_together
+from fourdgen.poses.pictures import Pictures, cut, join
+from fourdgen.workspace import Context, Job, Stage
+
+STILL = 0.5  # degrees: a clip whose views differ by less is still
+
+
+@dataclass(frozen=True)
+class RootPoseConfig:
+    """Settings of stage root_pose. With cameras given the stage passes them on."""
+
+    side: int = 96  # size in pixels of the pictures on which poses are refined
+    surfels: int = 2000  # of the model that is rendered and compared
+    effort: float = 1.0  # factor on all step counts
+    focal: bool = True  # whether focal lengths move from where align left them
+    batch: int = 8  # frames a step
+
+    def __post_init__(self) -> None:
+        if self.side < 16 or self.surfels < 50 or self.effort <= 0 or self.batch < 1:
+            raise ValueError("side >= 16, surfels >= 50, effort > 0 and batch >= 1 are needed")
+
+
+def run(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: Alignment) -> RootTrack:
+    if alignment.given:
+        clips = {name: ClipTrack(a.cam_from_root, a.K, a.confidence) for name, a in alignment.clips.items()}
+        return RootTrack(clips, alignment.world_from_input, given=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # pictures this small gain nothing, and sums must not depend on the machine
+    try:
+        return _refined(ctx, config, capture, alignment)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: Alignment) -> RootTrack:
+    # The reference first: its root frame is the one that stays.
+    names = sorted(alignment.clips, key=lambda name: name != alignment.reference)
+    parts, rotation, place, focal = [], [], [], []
+    for name in names:
+        rgb, mask = stack(capture, name)
+        pictures, aligned = cut(rgb.numpy(), mask.numpy(), config.side), alignment.clips[name]
+        sides = float(aligned.K[0, 0, 0]) / max(capture.clip(name).size)
+        poses = aligned.cam_from_root[pictures.frame]
+        parts.append(pictures)
+        rotation.append(poses[:, :3, :3])
+        place.append(tracks.places_of(poses, sides, float(pictures.extent)))
+        focal.append(sides)
+    settings = _settings(ctx, config)
+    pictures = join(parts)
+    start = Fit(pictures, torch.cat(rotation), torch.tensor(focal), 0, 0, model={}, place=torch.cat(place))
+    still = frozenset(i for i in range(len(names)) if _is_still(start, i))
+    fit = refine_together(
+        pictures, torch.cat(rotation), torch.cat(place), torch.tensor(focal), settings, still,
+        lambda step: ctx.report.emit("step", stage="root_pose", step=step, total=settings.total),
+    )  # fmt: skip
+    poses, _, _ = normalised(
+        fit.poses().detach(), fit.model["means"].detach(), torch.sigmoid(fit.model["opacity"].detach())
+    )
+    reasons = [f"{name}: {a.reason}" for name, a in alignment.clips.items() if not a.accepted]
+    losses, found = fit.frame_scores(), fit.focal.detach().exp().tolist()
+    clips, singles = {}, []
+    for i, name in enumerate(names):
+        rows = pictures.clip == i
+        clips[name] = _track(
+            capture, name, alignment.clips[name], pictures.frame[rows], poses[rows], found[i], losses[rows],
+            parts[i],
+        )  # fmt: skip
+        single = check.of_clip(fit, i)
+        singles.append((f"{name}: fov {_fov(found[i]):.0f} degrees", single))
+        shared = overlap(single)
+        ctx.report.emit(
+            "note", text=f"{name}: field of view {_fov(found[i]):.0f} degrees, outlines agree to {100 * shared:.0f} %",
+            loss=float(losses[rows].mean()), focal=found[i], overlap=shared,
+        )  # fmt: skip
+        if shared < OVERLAP and not still:
+            reasons.append(f"{name}: the outlines agree to {100 * shared:.0f} % only")
+    check.draw_poses(singles, ctx.folder / "check.png")
+    clips = {name: clips[name] for name in alignment.clips}
+    return RootTrack(clips, None, given=False, certain=not reasons, reason="; ".join(reasons))
+
+
+def _settings(ctx: Context, config: RootPoseConfig) -> JointSettings:
+    plain = JointSettings()
+    steps = {
+        name: max(3, round(getattr(plain, name) * config.effort)) for name in ("held", "whole", "bent", "curve", "free")
+    }
+    return replace(
+        plain, **steps, surfels=config.surfels, batch=config.batch, seed=ctx.seed,
+        focal_rate=plain.focal_rate if config.focal else 0.0,
+    )  # fmt: skip
+
+
+def _is_still(fit: Fit, clip: int) -> bool:
+    looking = looking_at_subject(fit).detach()[fit.pictures.clip == clip]
+    return float(rotation_angle_degrees(looking[:1], looking).max()) < STILL
+
+
+def _fov(focal: float) -> float:
+    return math.degrees(2 * math.atan(0.5 / focal))
+
+
+def _track(
+    capture: Capture, name: str, aligned: ClipAlignment, frames: Tensor, poses: Float[Tensor, "n 4 4"], focal: float,
+    losses: Float[Tensor, "n"], pictures: Pictures,
+) -> ClipTrack:  # fmt: skip
+    """All frames of a clip; those without a subject lie between their neighbours."""
+    clip = capture.clip(name)
+    extent = float(pictures.extent)
+    place = tracks.places_of(poses, focal, extent)
+    centers = torch.zeros(len(clip), 2)
+    index = torch.searchsorted(frames, torch.arange(len(clip))).clamp_max(len(frames) - 1)
+    centers[:] = pictures.center[index]
+    rotation, placed = tracks.between(poses[:, :3, :3], place, frames, len(clip), focal, pictures.center, centers)
+    moved = tracks.poses_of(rotation, placed, focal, extent)
+    moved[frames] = poses
+    confidence = torch.zeros(len(clip))
+    doubt = 1.0 if aligned.accepted else 0.5
+    confidence[frames] = doubt * (losses.median() / losses.clamp_min(1e-6)).clamp(0, 1)
+    return ClipTrack(moved, tracks.intrinsics_of(focal, clip.size, len(clip)), confidence)
+
+
+def facts(job: Job, config: RootPoseConfig, device: str) -> tuple[str, ...]:
+    return (f"native kernel {'present' if native.available() else 'absent'}",)
+
+
+STAGE = Stage(
+    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=1, run=run,
+    save=store.save_track, load=store.load_track, facts=facts,
+)  # fmt: skip
