@@ -36,14 +36,14 @@ class TrainConfig:
     progress: tuple[float, ...] = (0.30, 0.35, 0.35)  # share of every schedule that each level takes
     growth: tuple[float, ...] = (0.4, 0.7, 1.0)  # share of the surfels that each level may hold
     max_surfels: int = 0  # 0: surfels_per_pixel times the subject's area at the finest level
-    surfels_per_pixel: float = 1.8  # number of surfels per covered pixel when max_surfels is 0
+    surfels_per_pixel: float = 1.4  # number of surfels per covered pixel when max_surfels is 0
     bones: int = 25  # Gaussian bones
     bone_extent: float = 0.6  # extent of a bone, in distances to its neighbours
     sampling: str = "pose"  # how frames are drawn: uniform, clip_balanced or pose
     ssim: float = 0.2  # share of D-SSIM in the colour loss, the rest is L1
     mask: float = 0.5  # weight of the silhouette loss
     normal: float = 0.03  # weight of normal consistency, from 30 % of the training on
-    rigidity: float = 0.05  # weight of as-rigid-as-possible bones
+    rigidity: float = 0.03  # weight of as-rigid-as-possible bones
     needle: float = 0.01  # weight of the aspect bound
     needle_bound: float = 6.0  # aspect ratio from which a surfel counts as a needle
     drift: float = 1.0  # weight of the bones' common motion, where root poses are refined
@@ -199,7 +199,7 @@ def _step_loss(
     # Every second step with twice the weight: these cost time and change slowly.
     if step % 2 == 0:
         if config.normal > 0 and done > 0.3:
-            bent = losses.normal_consistency(out.depth[0], out.alpha[0], out.normal[0], cameras)
+            bent = losses.normal_consistency(out, cameras)
             loss = loss + 2 * config.normal * min(1.0, (done - 0.3) / 0.2) * bent.mean()
         if config.rigidity > 0 and len(model.motion.centers) > 1:
             loss = loss + 2 * config.rigidity * rigidity(model.motion, bones).mean()
