@@ -1,0 +1,85 @@
+"""Poses of windows and of pictures, between frames, and on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, RootTrack
+from fourdgen.geometry.camera import look_at, orbit_eyes
+from fourdgen.geometry.transforms import Sim3, rotation_angle_degrees, so3_exp
+from fourdgen.poses import store, tracks
+from fourdgen.poses.hypotheses import about_vertical, azimuths, stretched
+from fourdgen.poses.pictures import cut
+from tests.poses.subject import film, orbit
+
+
+def test_places_and_poses_are_inverse() -> None:
+    rotation = so3_exp(torch.randn(7, 3))
+    place = torch.randn(7, 3) * 0.1
+    poses = tracks.poses_of(rotation, place, 1.3, 0.4)
+    assert torch.allclose(tracks.places_of(poses, 1.3, 0.4), place, atol=1e-5)
+
+
+def test_between_keeps_solved_frames_and_turns_evenly_between_them() -> None:
+    angle = torch.tensor([0.0, 40.0, 80.0])
+    rotation = look_at(orbit_eyes(angle, 10.0, 1.0))[:, :3, :3]
+    place = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.1], [0.0, 0.0, 0.0]])
+    frames, center = torch.tensor([0, 4, 8]), torch.zeros(3, 2)
+    turned, placed = tracks.between(rotation, place, frames, 10, 1.2, center, torch.zeros(10, 2))
+    assert float(rotation_angle_degrees(turned[frames], rotation).max()) < 0.05
+    assert torch.allclose(placed[frames], place, atol=1e-6)
+    step = rotation_angle_degrees(turned[:4], turned[1:5])
+    assert float(step.max() - step.min()) < 0.1
+    assert torch.equal(turned[8], turned[9])  # held beyond the end
+
+
+def test_azimuth_grows_with_the_orbit_and_stretches() -> None:
+    rotation = look_at(orbit_eyes(torch.linspace(0, 300, 21), 15.0, 1.0))[:, :3, :3]
+    angle = torch.rad2deg(azimuths(rotation))
+    assert torch.allclose(angle - angle[0], torch.linspace(0, 300, 21), atol=0.1)
+    wider = torch.rad2deg(azimuths(stretched(rotation, 1.2)))
+    assert abs(float(wider[-1] - wider[0]) - 360) < 0.2
+    moved = torch.rad2deg(azimuths(rotation @ about_vertical(torch.full((21,), 0.1))))
+    assert torch.allclose(moved - angle, torch.full((21,), 5.7296), atol=0.01)
+
+
+def test_a_window_shows_what_its_camera_says() -> None:
+    """A point projected by the picture's camera, moved into the window, is where the window's K puts it."""
+    cameras = orbit(torch.tensor([20.0]))
+    rgb, mask = film(cameras)
+    shifted = torch.nn.functional.pad(torch.from_numpy(mask), (40, 0, 12, 0)).numpy()  # off-centre, not square
+    rgb = torch.nn.functional.pad(torch.from_numpy(rgb).permute(0, 3, 1, 2), (40, 0, 12, 0)).permute(0, 2, 3, 1).numpy()
+    pictures = cut(rgb, shifted, 48)
+    K = pictures.intrinsics(torch.tensor([1.0]))[0]
+    ys, xs = (pictures.picture[0, 3] > 0.5).nonzero().T.float()
+    middle = (torch.stack([xs.min() + xs.max(), ys.min() + ys.max()]) + 1) / 2
+    seen = (middle - K[:2, 2]) / K[0, 0]
+    assert torch.allclose(seen, pictures.center[0], atol=0.02)
+    assert abs(float(K[0, 0]) - float(pictures.unit[0])) < 1e-6
+
+
+def test_artifacts_load_as_they_were_saved(tmp_path: Path) -> None:
+    clip = ClipAlignment(
+        torch.randn(4, 4, 4), torch.randn(4, 3, 3), torch.rand(4), torch.rand(3), torch.rand(3), "b/ä", 0.25, 1.5, False, "why"
+    )
+    world = Sim3(2.5, so3_exp(torch.randn(3)).double(), torch.randn(3).double())
+    alignment = Alignment({"a:1": clip}, "a:1", world, True, {"c": "not the same"})
+    store.save_alignment(alignment, tmp_path)
+    loaded = store.load_alignment(tmp_path)
+    _same(loaded.clips["a:1"], clip)
+    assert (loaded.reference, loaded.given, loaded.left_out) == ("a:1", True, {"c": "not the same"})
+    assert loaded.world_from_input is not None
+    assert torch.equal(loaded.world_from_input.matrix(), world.matrix())
+    track = RootTrack({"a:1": ClipTrack(clip.cam_from_root, clip.K, clip.confidence)}, None, False, False, "because")
+    store.save_track(track, tmp_path)
+    again = store.load_track(tmp_path)
+    _same(again.clips["a:1"], track.clips["a:1"])
+    assert (again.world_from_input, again.given, again.certain, again.reason) == (None, False, False, "because")
+
+
+def _same(a: object, b: object) -> None:
+    for key, value in vars(b).items():
+        other = getattr(a, key)
+        assert torch.equal(other, value) if isinstance(value, torch.Tensor) else other == value, key
