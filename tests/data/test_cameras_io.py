@@ -73,7 +73,7 @@ def write_colmap(folder: Path, suffix: str) -> None:
     camera = struct.pack("<iiQQ4d", 1, 1, 64, 48, 50, 51, 32, 24)
     camera += struct.pack("<iiQQ8d", 7, 4, 64, 48, 50, 51, 32, 24, 0.1, 0.2, 0.3, 0.4)
     (folder / "cameras.bin").write_bytes(struct.pack("<Q", 2) + camera)
-    first = struct.pack("<i7di", 1, *quaternion, *translation, 1) + b"a/0 0.png\0" + struct.pack("<Q", 0)
+    first = struct.pack("<i7di", 1, *quaternion, *translation, 1) + b"a/0 0.png\0" + struct.pack("<Qddq", 1, 9, 9, 9)
     second = (
         struct.pack("<i7di", 2, *quaternion, *translation, 7)
         + b"a/1.png\0"

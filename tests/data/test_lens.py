@@ -56,6 +56,7 @@ def test_a_straightened_picture_shows_a_point_where_its_camera_puts_it(lens: Len
 def test_the_picture_grows_for_a_barrel_and_has_unknown_corners_for_a_pincushion() -> None:
     barrel = straightener(Lens("polynomial", (-0.2,)), K, (100, 76))
     assert barrel.size[0] > 100 and barrel.size[1] > 76
+    assert barrel.K[0, 2] > K[0, 2] and barrel.K[1, 2] > K[1, 2]  # on the left and above as well
     pincushion = straightener(Lens("polynomial", (0.2,)), K, (100, 76))
     assert pincushion.size == (100, 76)
     assert pincushion.known[0, 0] == 0 and pincushion.known[38, 50] == 255

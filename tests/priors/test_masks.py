@@ -95,6 +95,13 @@ def test_a_picture_of_the_world_is_not_plain() -> None:
         masks.cut_subject(clip, way="plain")
 
 
+def test_a_border_of_two_colours_is_not_plain() -> None:
+    clip = np.stack([compose(figure(), (190, 110, 60), (255, 255, 255))] * 2)
+    assert plain.find_plain(clip) is not None
+    clip[:, :, -45:] = (60, 60, 200)
+    assert plain.find_plain(clip) is None
+
+
 def test_an_empty_plain_picture_is_not_taken_for_a_subject() -> None:
     clip = np.full((2, SIZE, SIZE, 3), 255, np.uint8)
     assert masks._cut_plain(clip, None) is None
@@ -170,6 +177,7 @@ class RedNetwork:
         (picture,) = feed.values()
         assert picture.shape == (1, 3, 320, 320) and picture.dtype == np.float32
         color = picture[0].transpose(1, 2, 0) * neural.DEVIATION + neural.MEAN
+        assert color.min() > -1e-6 and abs(color.max() - 1) < 1e-3
         return [(color[..., 0] - color[..., 2] > 0.2)[None, None].astype(np.float32)]
 
 

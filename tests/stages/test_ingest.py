@@ -190,6 +190,16 @@ def test_distortion_is_undone_with_the_cameras(tmp_path: Path) -> None:
         assert frame.weight[0, 0] == 0 and frame.mask[frame.weight == 0].max() == 0
 
 
+def test_masks_end_where_the_straightened_picture_ends(tmp_path: Path) -> None:
+    cameras = cameras_file(tmp_path / "transforms.json", "a", k1=0.4, k2=0.05)
+    (tmp_path / "masks").mkdir()
+    for t in range(FRAMES):
+        cv2.imwrite(str(tmp_path / "masks" / f"{t}.png"), np.full((HEIGHT, WIDTH), 255, np.uint8))
+    asked = job(tmp_path, make_video(tmp_path / "a.mp4"), cameras=cameras, masks=tmp_path / "masks")
+    frame = run(tmp_path, asked)[0].frame("a", 0)
+    assert frame.mask[frame.weight > 0].min() == 1 and frame.mask[frame.weight == 0].max() == 0
+
+
 def test_box_picks_the_subject(tmp_path: Path) -> None:
     two = [np.minimum(disc_picture(t), disc_picture(t)[:, ::-1]) for t in (0, 1)]  # a second disc, mirrored
     video.write_video(tmp_path / "a.mp4", two, 20)
