@@ -61,11 +61,6 @@ def orbit_starts(
     return starts
 
 
-def still_start(count: int) -> Start:
-    """A view that never turns."""
-    return Start("still", torch.zeros(count), 0.0)
-
-
 def azimuths(rotations: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n"]:
     """Unwrapped azimuth (radians) of the viewing directions in the root frame."""
     toward = rotations[:, 2]  # the camera's axis in the root frame; the eye stands at its other end

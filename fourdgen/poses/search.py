@@ -13,7 +13,7 @@ from torch import Tensor
 from fourdgen.geometry.transforms import so3_exp
 from fourdgen.poses.accept import DISTINCT, Verdict, judge, path_difference
 from fourdgen.poses.compare import Fit, Nodes, Pace, cosines
-from fourdgen.poses.hypotheses import Start, azimuths, orbit_starts, still_start, stretched
+from fourdgen.poses.hypotheses import azimuths, orbit_starts, stretched
 from fourdgen.poses.pictures import Pictures, cut, spread
 from fourdgen.poses.turn import Turn, turn_from_flow
 
@@ -38,9 +38,11 @@ ROUNDS = ((15, 15, 14), (40, 40, 5))
 PROBE = (60, 60)
 FINAL = (100, 60, 200, 150)  # poses held, body bends, poses bend as a curve, every frame for itself
 NODES, WAVES = 20, 6  # body motion in the final fit, so that a leap is not read as a turn
-STRETCH, TILT = 0.2, 12.0  # first moves of the line search: share of the sweep, degrees of elevation
+# Line search: how many candidates, by what share the sweep is changed, by how many degrees the elevation.
+MOVES = ((4, 0.2, 12.0), (3, 0.14, 9.0), (2, 0.08, 6.0))
 FINALISTS = 3
 HOPELESS = 1.4  # times the best loss: such a candidate stays as a rival, but nobody spends a line search on it
+STILL = "still"
 STILL_GAIN = 1.05  # a turning view has to fit better than a still one by this factor
 
 
@@ -91,11 +93,7 @@ def solve_clip(
     if settings.turn == "none" or len(pictures) < 3:
         return _solution(still, pictures, turn, [], still.loss)
     candidates = _race(pictures, turn, settings, step, watch)
-    moved = []
-    for i, candidate in enumerate(candidates):
-        hopeless = candidate.loss > HOPELESS * candidates[0].loss
-        moved.append(candidate if hopeless else _line_search(candidate, pictures, settings))
-        step(50 + 30 * (i + 1) // len(candidates), 100)
+    moved = _line_search(candidates, pictures, settings, step)
     watch("moved", moved)
     finalists = _with_rival(_distinct(moved, 10.0), FINALISTS)
     finalists = [_refine(c, pictures, settings) for c in finalists]
@@ -180,22 +178,33 @@ def _distinct(candidates: list[Candidate], degrees: float) -> list[Candidate]:
     return kept
 
 
-def _line_search(candidate: Candidate, pictures: Pictures, settings: SearchSettings) -> Candidate:
-    """Moves that a fit by gradient makes too slowly: the whole sweep and the elevation. Steps halve when none helps."""
-    share, tilt = STRETCH, TILT
-    best = _probed(candidate.name, candidate.fit.rotations().detach(), candidate.fit.place.detach(), pictures, settings)
-    for _ in range(2):
-        rotation, place = best.fit.rotations().detach(), best.fit.place.detach()
-        up = so3_exp(torch.tensor([np.radians(tilt), 0.0, 0.0], dtype=torch.float32))
-        moves = [up @ rotation, up.T @ rotation]
-        if not settings.sweep:
-            moves += [stretched(rotation, 1 / (1 + share)), stretched(rotation, 1 + share)]
-        tried = [_probed(candidate.name, move, place, pictures, settings) for move in moves]
-        tried.append(_probed(candidate.name, rotation, place, pictures, settings))  # as many steps as the others had
-        best = min(tried, key=lambda c: c.loss)
-        if best is tried[-1]:
-            share, tilt = share / 2, tilt / 2
-    return best
+def _moved(candidate: Candidate, share: float, tilt: float, pictures: Pictures, settings: SearchSettings) -> Candidate:
+    """The best of the moves that a fit by gradient makes too slowly (a wider or narrower sweep, a higher or lower view)
+    and of no move; each with a fresh model and as many steps."""
+    rotation, place = candidate.fit.rotations().detach(), candidate.fit.place.detach()
+    up = so3_exp(torch.tensor([np.radians(tilt), 0.0, 0.0], dtype=torch.float32))
+    paths = [rotation, up @ rotation, up.T @ rotation]
+    if not settings.sweep:
+        paths += [stretched(rotation, 1 / (1 + share)), stretched(rotation, 1 + share)]
+    return min((_probed(candidate.name, path, place, pictures, settings) for path in paths), key=lambda c: c.loss)
+
+
+def _line_search(
+    candidates: list[Candidate], pictures: Pictures, settings: SearchSettings, step: Callable
+) -> list[Candidate]:
+    """Large moves for all that may still win, then smaller ones for the best few. Best first."""
+    hopeful = [c for c in candidates if c.loss <= HOPELESS * candidates[0].loss]
+    rest = [c for c in candidates if c.loss > HOPELESS * candidates[0].loss]
+    for number, (most, share, tilt) in enumerate(MOVES):
+        hopeful = _distinct(hopeful, 4.0)
+        tried = []
+        for i, candidate in enumerate(hopeful[:most]):
+            tried.append(_moved(candidate, share, tilt, pictures, settings))
+            step(50 + 35 * number // len(MOVES) + 12 * (i + 1) // most, 100)
+        hopeful = sorted(tried, key=lambda c: c.loss) + hopeful[most:]
+    if rest:  # rivals must have had as many steps as the others
+        rest = [_probed(c.name, c.fit.rotations().detach(), c.fit.place.detach(), pictures, settings) for c in rest]
+    return sorted([*hopeful, *rest], key=lambda c: c.loss)
 
 
 def _probed(name: str, rotation: Tensor, place: Tensor, pictures: Pictures, settings: SearchSettings) -> Candidate:
@@ -218,13 +227,12 @@ def _refine(candidate: Candidate, pictures: Pictures, settings: SearchSettings) 
 
 def _still(pictures: Pictures, settings: SearchSettings) -> Candidate:
     """The model of a view that never turns, with as many steps as a turning one gets in the end."""
-    start: Start = still_start(len(pictures))
     held, bent, curve, free = FINAL
-    fit = _fit(pictures, start.rotations(pictures, settings.focal), settings, None, 0, held)
+    fit = _fit(pictures, torch.eye(3).repeat(len(pictures), 1, 1), settings, None, 0, held)
     fit.nodes = Nodes(fit, NODES, WAVES)
     fit.run(_steps(bent, settings), Pace(turn=0.0, smooth=0.0, bend=0.004), decay=False)
     fit.run(_steps(curve + free, settings), Pace(turn=0.0, smooth=0.0, bend=0.004))
-    return Candidate(start.name, fit, fit.score())
+    return Candidate(STILL, fit, fit.score())
 
 
 def _solution(
@@ -233,7 +241,7 @@ def _solution(
     fit = best.fit
     rotation = fit.rotations().detach()
     other = [c.loss for c in rivals if path_difference(rotation, c.fit.rotations().detach()) > DISTINCT]
-    still = best.name == "still"
+    still = best.name == STILL
     if still:
         verdict = Verdict(True, "", 1.0, float("inf"), 1.0, 1.0)
     else:

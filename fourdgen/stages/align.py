@@ -290,6 +290,8 @@ def _all_frames(
     rotation, place = tracks.between(
         solved.rotation, solved.place, frames, count, solved.focal, solved.pictures.center, centers
     )
+    if solution.still:  # the camera stands: it is the subject that crosses the picture
+        rotation = solved.rotation[:1].expand(count, 3, 3)
     poses = tracks.poses_of(rotation, place, solved.focal, float(solved.pictures.extent))
     typical = solution.frame_loss.median()
     per_frame = (typical / solution.frame_loss.clamp_min(1e-6)).clamp(0, 1).numpy()

@@ -14,7 +14,7 @@ from fourdgen.data.capture import Capture, stack
 from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, RootTrack
 from fourdgen.geometry.transforms import rotation_angle_degrees
 from fourdgen.poses import check, store, tracks
-from fourdgen.poses.accept import OVERLAP, looking_at_subject, overlap
+from fourdgen.poses.accept import OVERLAP, overlap
 from fourdgen.poses.compare import Fit
 from fourdgen.poses.joint import JointSettings, normalised, refine_together
 from fourdgen.poses.pictures import Pictures, cut, join
@@ -81,7 +81,7 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
         rows = pictures.clip == i
         clips[name] = _track(
             capture, name, alignment.clips[name], pictures.frame[rows], poses[rows], found[i], losses[rows],
-            parts[i],
+            parts[i], i in still,
         )  # fmt: skip
         single = check.of_clip(fit, i)
         singles.append((f"{name}: fov {_fov(found[i]):.0f} degrees", single))
@@ -109,8 +109,8 @@ def _settings(ctx: Context, config: RootPoseConfig) -> JointSettings:
 
 
 def _is_still(fit: Fit, clip: int) -> bool:
-    looking = looking_at_subject(fit).detach()[fit.pictures.clip == clip]
-    return float(rotation_angle_degrees(looking[:1], looking).max()) < STILL
+    rotation = fit.rotations().detach()[fit.pictures.clip == clip]
+    return float(rotation_angle_degrees(rotation[:1], rotation).max()) < STILL
 
 
 def _fov(focal: float) -> float:
@@ -119,7 +119,7 @@ def _fov(focal: float) -> float:
 
 def _track(
     capture: Capture, name: str, aligned: ClipAlignment, frames: Tensor, poses: Float[Tensor, "n 4 4"], focal: float,
-    losses: Float[Tensor, "n"], pictures: Pictures,
+    losses: Float[Tensor, "n"], pictures: Pictures, still: bool,
 ) -> ClipTrack:  # fmt: skip
     """All frames of a clip; those without a subject lie between their neighbours."""
     clip = capture.clip(name)
@@ -129,6 +129,8 @@ def _track(
     index = torch.searchsorted(frames, torch.arange(len(clip))).clamp_max(len(frames) - 1)
     centers[:] = pictures.center[index]
     rotation, placed = tracks.between(poses[:, :3, :3], place, frames, len(clip), focal, pictures.center, centers)
+    if still:
+        rotation = poses[:1, :3, :3].expand(len(clip), 3, 3)
     moved = tracks.poses_of(rotation, placed, focal, extent)
     moved[frames] = poses
     confidence = torch.zeros(len(clip))

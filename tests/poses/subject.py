@@ -37,11 +37,17 @@ def figure(count: int = 1500, seed: int = 0, wave: float = 0.0) -> dict[str, Ten
         means.append(point)
         normals.append(torch.nn.functional.normalize(unit / axes, dim=-1))
         phase = torch.tensor([0.0, 2.1, 4.2]) + 1.3 * number
-        colors.append(0.5 + 0.4 * torch.sin(7 * point @ torch.tensor([[1.0, 0.6, -0.4], [0.3, -1, 0.8], [0.9, 0.2, 1.0]]) + phase))
+        colors.append(
+            0.5 + 0.4 * torch.sin(7 * point @ torch.tensor([[1.0, 0.6, -0.4], [0.3, -1, 0.8], [0.9, 0.2, 1.0]]) + phase)
+        )
     normal = torch.cat(normals)
     quats = torch.stack([1 + normal[:, 2], -normal[:, 1], normal[:, 0], torch.zeros(len(normal))], -1)
     quats[quats.norm(dim=-1) < 1e-3] = torch.tensor([0.0, 1.0, 0.0, 0.0])
-    return {"means": torch.cat(means), "quats": torch.nn.functional.normalize(quats, dim=-1), "colors": torch.cat(colors)}
+    return {
+        "means": torch.cat(means),
+        "quats": torch.nn.functional.normalize(quats, dim=-1),
+        "colors": torch.cat(colors),
+    }
 
 
 def orbit(azimuth: Float[Tensor, "c"], elevation: float = 12.0, radius: float = 4.0) -> Cameras:

@@ -49,7 +49,9 @@ def test_a_world_that_is_not_z_up_takes_its_up_from_the_cameras() -> None:
     tilted = Sim3(1.0, so3_exp(torch.tensor([2.0, 0.3, 0.1])).double(), torch.zeros(3, dtype=torch.float64))
     cameras, masks = _filmed(tilted)
     world = given.root_from_input(cameras.cam_from_world, *given.subject_ball(cameras.cam_from_world, cameras.K, masks))
-    down = apply_rigid(torch.linalg.inv(world.move_cameras(cameras.cam_from_world)), torch.tensor([[[0.0, 1, 0]]]))[:, 0]
+    down = apply_rigid(torch.linalg.inv(world.move_cameras(cameras.cam_from_world)), torch.tensor([[[0.0, 1, 0]]]))[
+        :, 0
+    ]
     assert float((down - eyes(world.move_cameras(cameras.cam_from_world)))[:, 1].min()) > 0.8
 
 

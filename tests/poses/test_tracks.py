@@ -62,7 +62,16 @@ def test_a_window_shows_what_its_camera_says() -> None:
 
 def test_artifacts_load_as_they_were_saved(tmp_path: Path) -> None:
     clip = ClipAlignment(
-        torch.randn(4, 4, 4), torch.randn(4, 3, 3), torch.rand(4), torch.rand(3), torch.rand(3), "b/ä", 0.25, 1.5, False, "why"
+        torch.randn(4, 4, 4),
+        torch.randn(4, 3, 3),
+        torch.rand(4),
+        torch.rand(3),
+        torch.rand(3),
+        "b/ä",
+        0.25,
+        1.5,
+        False,
+        "why",
     )
     world = Sim3(2.5, so3_exp(torch.randn(3)).double(), torch.randn(3).double())
     alignment = Alignment({"a:1": clip}, "a:1", world, True, {"c": "not the same"})

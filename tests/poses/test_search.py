@@ -1,0 +1,109 @@
+"""The search on a figure that turns by a known path: right sense, honest doubt, stillness, registration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
+from fourdgen.poses.accept import global_turn, judge
+from fourdgen.poses.compare import Fit, Nodes, Pace, hats
+from fourdgen.poses.pictures import cut
+from fourdgen.poses.register import Solved, register
+from fourdgen.poses.search import SearchSettings, solve_clip
+from fourdgen.poses.tracks import places_of
+from fourdgen.poses.turn import turn_from_flow
+from tests.poses.subject import film, orbit
+
+TINY = SearchSettings(side=32, surfels=300, effort=0.2)
+AZIMUTH = torch.linspace(0, -190, 16)
+
+
+def _solved(rgb, mask, cameras) -> Solved:  # type: ignore[no-untyped-def]
+    """What a search that was right about everything would hand on."""
+    pictures = cut(rgb, mask, 32)
+    focal = float(cameras.K[0, 0, 0]) / max(cameras.size)
+    rotation = cameras.cam_from_world[:, :3, :3]
+    place = places_of(cameras.cam_from_world, focal, float(pictures.extent))
+    fit = Fit(pictures, rotation, torch.tensor([focal]), 400, 0, place=place)
+    fit.run(80, Pace(turn=0.0, smooth=0.0))
+    return Solved(pictures, rotation, place, focal, {k: v.detach() for k, v in fit.model.items()}, fit.score())
+
+
+@pytest.fixture(scope="module")
+def turning() -> tuple:  # type: ignore[type-arg]
+    cameras = orbit(AZIMUTH)
+    return cameras, *film(cameras)
+
+
+def test_an_unknown_turn_is_found(turning: tuple) -> None:  # type: ignore[type-arg]
+    cameras, rgb, mask = turning
+    solution = solve_clip(rgb, mask, TINY)
+    truth = cameras.cam_from_world[:, :3, :3]
+    assert not solution.still
+    assert solution.loss * 1.5 < solution.still_loss
+    error = rotation_angle_degrees(solution.rotation @ global_turn(solution.rotation, truth), truth)
+    # The mirrored path would be about 60 degrees off, a sweep that is 20 % wrong about 10. Settings are tiny here.
+    assert float(error.median()) < 12
+    assert solution.verdict.flow > 0.8
+    assert solution.verdict.margin > 1.15
+
+
+def test_a_mirrored_path_is_refused(turning: tuple) -> None:  # type: ignore[type-arg]
+    cameras, rgb, mask = turning
+    turn, right = turn_from_flow(rgb, mask), _solved(rgb, mask, cameras)
+    mirror = orbit(-AZIMUTH)
+    wrong = _solved(rgb, mask, mirror)
+    verdict = judge(wrong.fit(), wrong.pictures.frame, turn, right.loss)
+    assert not verdict.accepted
+    assert "flow" in verdict.reason
+    assert verdict.margin < 1
+    good = judge(right.fit(), right.pictures.frame, turn, wrong.loss)
+    assert good.accepted, good.reason
+
+
+def test_a_still_view_of_a_moving_body_is_still() -> None:
+    cameras = orbit(torch.full((12,), 40.0))
+    rgb, mask = film(cameras, waves=0.5 + 0.5 * torch.sin(torch.arange(12) * 0.8))
+    solution = solve_clip(rgb, mask, replace(TINY, effort=0.1))
+    assert solution.still
+    assert torch.equal(solution.rotation, torch.eye(3).expand(12, 3, 3))
+
+
+def test_none_is_obeyed(turning: tuple) -> None:  # type: ignore[type-arg]
+    _, rgb, mask = turning
+    assert solve_clip(rgb, mask, replace(TINY, turn="none", effort=0.05)).still
+
+
+def test_registration_finds_a_known_rotation(turning: tuple) -> None:  # type: ignore[type-arg]
+    """The second clip shows other views, and its own root frame is turned, shifted and larger."""
+    cameras, rgb, mask = turning
+    others = orbit(torch.linspace(100, 260, 14), elevation=25.0)
+    reference, other = _solved(rgb, mask, cameras), _solved(*film(others), others)
+    secret = so3_exp(torch.tensor([0.3, 2.4, -0.2]))
+    model = {**other.model, "means": other.model["means"] @ secret}  # x_other = secret^T x_reference
+    other = replace(other, rotation=other.rotation @ secret, model=model, focal=other.focal)
+    found = register(reference, other, seed=0, effort=0.35)
+    assert found.fits
+    assert found.margin > 1.03
+    assert float(rotation_angle_degrees(found.rotation, others.cam_from_world[:, :3, :3]).median()) < 8
+    assert found.stranger < 1.5
+
+
+def test_zero_shift_of_the_nodes_is_no_motion_and_turns_are_not_theirs(turning: tuple) -> None:  # type: ignore[type-arg]
+    cameras, rgb, mask = turning
+    fit = _solved(rgb, mask, cameras).fit()
+    index = torch.arange(4)
+    nodes = Nodes(fit, 8, 3)
+    means = fit.model["means"].detach()
+    assert torch.equal(nodes.bent(means, index), means.expand(4, -1, 3))
+    with torch.no_grad():  # a small rotation of all nodes is the root's business
+        nodes.shifts[0] = torch.linalg.cross(torch.tensor([[0.1, 0.2, -0.1]]), nodes.centers) + 0.3
+    assert float(nodes.at(index).detach().abs().max()) < 1e-5
+
+
+def test_hats_are_one_a_frame_when_short_and_sum_to_one() -> None:
+    assert torch.allclose(hats(torch.arange(5.0), 64), torch.eye(5), atol=1e-6)
+    assert torch.allclose(hats(torch.arange(50.0), 9).sum(1), torch.ones(50), atol=1e-5)
