@@ -1,1 +1,1 @@
-"""Root poses of clips whose cameras nobody knows: hypotheses, render-and-compare, acceptance, registration (METHOD 8, 9)."""
+"""Root poses of clips whose cameras nobody knows: hypotheses, render-and-compare, acceptance, registration."""

@@ -73,7 +73,7 @@ def _strip(pictures: Float[Tensor, "k s s 3"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def paths_from_above(paths: list[tuple[str, Float[Tensor, "n 4 4"]]]) -> UInt8[np.ndarray, "h w 3"]:
-    """Camera centres seen from above (x to the right, z up the picture), the subject in the middle, and from the side."""
+    """Camera centres from above (x to the right, z up the picture), subject in the middle, and from the side."""
     height, width = 340, COLUMNS * CELL
     picture = np.full((height, width, 3), 255, np.uint8)
     eyes = [-(p[:, :3, :3].transpose(1, 2) @ p[:, :3, 3:])[..., 0].numpy() for _, p in paths]
@@ -93,6 +93,7 @@ def paths_from_above(paths: list[tuple[str, Float[Tensor, "n 4 4"]]]) -> UInt8[n
             cv2.circle(picture, tuple(int(v) for v in points[0]), 6, color, 1, cv2.LINE_AA)  # the first frame
     for number, (name, _) in enumerate(paths):
         cv2.putText(
-            picture, name, (8, height - 10 - 16 * number), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _COLORS[number % len(_COLORS)], 1, cv2.LINE_AA
+            picture, name, (8, height - 10 - 16 * number), cv2.FONT_HERSHEY_SIMPLEX, 0.42,
+            _COLORS[number % len(_COLORS)], 1, cv2.LINE_AA,
         )  # fmt: skip
     return picture

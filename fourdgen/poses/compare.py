@@ -144,8 +144,8 @@ class Fit:
         """The model as any cameras see it; `means`: its places in each view if it is bent."""
         m = self.model
         return self.raster(
-            m["means"] if means is None else means, m["quats"], m["log_scales"].exp(), torch.sigmoid(m["opacity"]), torch.sigmoid(m["color"]),
-            cameras, background=torch.ones(3),
+            m["means"] if means is None else means, m["quats"], m["log_scales"].exp(), torch.sigmoid(m["opacity"]),
+            torch.sigmoid(m["color"]), cameras, background=torch.ones(3),
         )  # fmt: skip
 
     def errors(self, index: Tensor, poses: Float[Tensor, "n 4 4"] | None = None) -> Float[Tensor, "k"]:
@@ -184,7 +184,7 @@ class Fit:
         groups.append(([place], 1.0))
         active = [{"params": params, "lr": rate, "first": rate} for params, rate in groups if rate > 0]
         optimizer = torch.optim.Adam(active, betas=(0.9, 0.98), fused=True)
-        every = [p for group in active for p in group["params"]]
+        every = [p for params, rate in groups if rate > 0 for p in params]
         for step in range(steps):
             factor = max(0.1, 1 - step / steps) if decay else 1.0
             for group in optimizer.param_groups:
@@ -216,9 +216,9 @@ class Fit:
 
 
 class Nodes:
-    """Body motion as the search needs it: a few points of the root frame that shift over time, and surfels between them.
+    """Body motion as the search needs it: a few points of the root frame that shift over time, surfels between them.
 
-    It is there so that a leap or a bow is not read as a turn. Shifts are cosines in time, per clip; what the nodes could
+    It is there so that a leap or a bow is not read as a turn. Shifts are cosines in time, per clip; what nodes could
     do together to first order, shifting and turning the whole, is projected out, for that is the root's part.
     """
 

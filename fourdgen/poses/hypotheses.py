@@ -14,7 +14,7 @@ from fourdgen.poses.compare import facing
 from fourdgen.poses.pictures import Pictures
 from fourdgen.poses.turn import Turn
 
-# A geometric series: 1.6 times apart, a start is never more than 1.27 times off, which the fit and the line search mend.
+# A geometric series: 1.6 times apart, a start is at most 1.27 times off, which the fit and the line search mend.
 SWEEPS = (34.0, 55.0, 88.0, 140.0, 222.0, 345.0)
 ELEVATIONS = (0.0, 22.0)
 
@@ -47,9 +47,9 @@ def orbit_starts(
     """
     signs = {"cw": (1,), "ccw": (-1,)}.get(sign, (1, -1))
     even = (frames - frames[0]).float() / max(1, int(frames[-1] - frames[0]))
-    flow = turn.curve(frames)
-    reach = float(flow.max() - flow.min())
-    flow = flow / reach if reach > 1e-6 else None
+    curve = turn.curve(frames)
+    reach = float(curve.max() - curve.min())
+    flow = curve / reach if reach > 1e-6 else None
     starts = []
     for elevation in elevations:
         for degrees in (sweep,) if sweep else SWEEPS:

@@ -24,13 +24,14 @@ class JointSettings:
     surfels: int = 2000
     held: int = 100  # poses held, while the model settles
     whole: int = 60  # each clip but the first turns as a whole
-    bent: int = 100  # and the body may bend
+    bent: int = 250  # and the body may bend: what two motions differ by must be in place before poses are free
     curve: int = 200  # poses bend in a few cosines, focal lengths move
     free: int = 200  # every frame for itself, smoothly
     waves: int = 7
     knots: int = 64  # a clip of more frames moves linearly between so many
     batch: int = 8
     focal_rate: float = 0.004  # of log focal length a step; 0 where the user gave it
+    stiff: float = 0.05  # weight of the squared shifts of the body's nodes
     seed: int = 0
 
     @property
@@ -47,14 +48,23 @@ def refine_together(
     `still`: numbers of clips whose view does not turn; their rotations move with the clip as a whole, or not at all.
     """
     focal_rate = 0.0 if len(still) == len(focal) else settings.focal_rate  # one view has no perspective to measure
+    whole = 0.004 if len(focal) > 1 else 0.0
     fit = Fit(pictures, rotation, focal, settings.surfels, settings.seed, place=place)
-    settle_together(fit, (settings.held, settings.whole, settings.bent), 1.0)
+    settle_together(fit, (settings.held, settings.whole, settings.bent), 1.0, settings.stiff)
     done(settings.total - settings.curve - settings.free)
     fit.use_basis(_per_clip(pictures, still, lambda time: cosines(time, min(settings.waves, len(time)))))
-    fit.run(settings.curve, Pace(turn=0.004, bend=0.004, focal=focal_rate), batch=settings.batch)
+    fit.run(
+        settings.curve,
+        Pace(turn=0.004, bend=0.004, focal=focal_rate, whole=whole, stiff=settings.stiff),
+        batch=settings.batch,
+    )
     done(settings.total - settings.free)
     fit.use_basis(_per_clip(pictures, still, lambda time: hats(time, settings.knots)))
-    fit.run(settings.free, Pace(turn=0.003, bend=0.003, focal=focal_rate / 2, smooth=2.0), batch=settings.batch)
+    fit.run(
+        settings.free,
+        Pace(turn=0.003, bend=0.003, focal=focal_rate / 2, whole=whole / 2, stiff=settings.stiff, smooth=2.0),
+        batch=settings.batch,
+    )
     done(settings.total)
     return fit
 

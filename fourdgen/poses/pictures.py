@@ -1,6 +1,6 @@
 """The pictures that poses are found on: a square window around the subject in every frame, at one small size.
 
-A subject that fills a tenth of a wide frame is seen as sharply as one that fills it. The cameras stay exact, because the
+A subject that fills a tenth of a wide frame is seen as sharply as one that fills it. Cameras stay exact, because the
 principal point moves with the window and the focal length with its scale.
 """
 

@@ -1,7 +1,7 @@
-"""One clip in the root frame of another: votes over a bank of views both ways, then a joint fit decides (METHOD section 9).
+"""One clip in the root frame of another: votes over a bank of views both ways, then a joint fit decides (METHOD 9).
 
-Each clip was solved alone, in a root frame of its own. What is unknown between two of them is one rotation, one shift and
-one scale. The vote alone takes front for back on near-symmetric subjects; the joint fit of the best few does not.
+Each clip was solved alone, in a root frame of its own. Between two of them one rotation, one shift and one scale are
+unknown. The vote alone takes front for back on near-symmetric subjects; the joint fit of the best few does not.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Registration:
 
 
 def votes(reference: Fit, other: Fit) -> list[Float[Tensor, "3 3"]]:
-    """The best distinct rotations other_from_reference, by what each clip's frames find in the other's bank of views."""
+    """The best distinct rotations other_from_reference: what each clip's frames find in the other's bank of views."""
     ours, theirs = looking_at_subject(reference).detach(), looking_at_subject(other).detach()
     bank_r, crops_r = view_bank(reference)
     bank_o, crops_o = view_bank(other)
@@ -156,11 +156,11 @@ def _alone(clip: Solved, seed: int, effort: float) -> float:
     return fit.score()
 
 
-def settle_together(joint: Fit, steps: tuple[int, int, int], effort: float) -> None:
+def settle_together(joint: Fit, steps: tuple[int, int, int], effort: float, stiff: float = 0.3) -> None:
     """Steps with poses held, then with each clip but the first turning as a whole, then with nodes that bend.
 
-    Two clips show two motions. Were their poses free already, they would turn to make up for the difference: a dog that
-    eats and one that walks ended 15 degrees off, from true poses. Each path keeps its shape until the nodes explain that.
+    Two clips show two motions. Were their poses free already, they would turn to make up for the difference: a dog
+    that eats and one that walks ended 15 degrees off. Each path keeps its shape until the nodes explain that.
     """
     held, whole, bent = (max(3, round(count * effort)) for count in steps)
     joint.run(held, Pace(turn=0.0, smooth=0.0), batch=8, decay=False)
@@ -168,7 +168,7 @@ def settle_together(joint: Fit, steps: tuple[int, int, int], effort: float) -> N
     if several:
         joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.004), batch=8, decay=False)
     joint.nodes = Nodes(joint, NODES, WAVES)
-    joint.run(bent, Pace(turn=0.0, smooth=0.0, whole=0.003 * several, bend=0.004), batch=8, decay=False)
+    joint.run(bent, Pace(turn=0.0, smooth=0.0, whole=0.003 * several, bend=0.004, stiff=stiff), batch=8, decay=False)
 
 
 def joint_fit(

@@ -33,7 +33,7 @@ class SearchSettings:
 
 
 # steps with poses held, steps with poses free, hypotheses that survive. The surfels must settle before the poses move:
-# a hull fresh from the knife looks wrong everywhere, and poses that are free run away from it (shiba: 15 degrees, not 4).
+# a hull fresh from the knife looks wrong everywhere, and poses that are free run away from it (15 degrees, not 4).
 ROUNDS = ((15, 15, 14), (40, 40, 5))
 PROBE = (60, 60)
 FINAL = (100, 60, 200, 150)  # poses held, body bends, poses bend as a curve, every frame for itself
@@ -160,7 +160,7 @@ def _sense(candidate: Candidate) -> bool:
 
 
 def _with_rival(candidates: list[Candidate], keep: int) -> list[Candidate]:
-    """The best `keep`, the last of them replaced if need be by the best that turns the other way: a margin needs a rival."""
+    """The best `keep`; the last of them gives way to the best that turns the other way: a margin needs a rival."""
     kept = candidates[:keep]
     if len({_sense(c) for c in kept}) == 1:
         other = next((c for c in candidates[keep:] if _sense(c) != _sense(kept[0])), None)

@@ -20,7 +20,8 @@ def _write(folder: Path, arrays: dict[str, torch.Tensor], facts: dict[str, Any],
     if world is not None:
         arrays["world/rotation"], arrays["world/translation"] = world.rotation, world.translation
         facts = {**facts, "world_scale": world.scale}
-    np.savez(folder / ARRAYS, **{name: value.detach().numpy() for name, value in arrays.items()})
+    numbers: dict[str, Any] = {name: value.detach().numpy() for name, value in arrays.items()}
+    np.savez(folder / ARRAYS, **numbers)
     (folder / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
@@ -54,10 +55,10 @@ def save_alignment(alignment: Alignment, folder: Path) -> None:
 
 def load_alignment(folder: Path) -> Alignment:
     arrays, facts, world = _read(folder)
-    clips = {
-        name: ClipAlignment(**{key: arrays[f"{i}/{key}"] for key in _ALIGNED}, **rest)
-        for i, (name, rest) in enumerate(facts["clips"].items())
-    }
+    clips = {}
+    for i, (name, rest) in enumerate(facts["clips"].items()):
+        parts: dict[str, Any] = {**rest, **{key: arrays[f"{i}/{key}"] for key in _ALIGNED}}
+        clips[name] = ClipAlignment(**parts)
     return Alignment(clips, facts["reference"], world, facts["given"], facts["left_out"])
 
 
@@ -74,7 +75,5 @@ def save_track(track: RootTrack, folder: Path) -> None:
 
 def load_track(folder: Path) -> RootTrack:
     arrays, facts, world = _read(folder)
-    clips = {
-        name: ClipTrack(**{key: arrays[f"{i}/{key}"] for key in _TRACKED}) for i, name in enumerate(facts["clips"])
-    }
+    clips = {name: ClipTrack(*(arrays[f"{i}/{key}"] for key in _TRACKED)) for i, name in enumerate(facts["clips"])}
     return RootTrack(clips, world, facts["given"], facts["certain"], facts["reason"])

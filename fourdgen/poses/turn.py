@@ -1,8 +1,8 @@
 """How the subject turns, from optical flow alone: the sign and the relative speed, not the angle.
 
-The front of a body that turns moves sideways against its outline. So: the mean horizontal flow inside the mask, weighted to
-the middle, minus the motion of the mask's centre. It was right about the sign on every rendered clip that was tried; animals
-that walk in place make it noisy, hence `clear`.
+The front of a body that turns moves sideways against its outline: the mean horizontal flow inside the mask, weighted
+to the middle, minus the motion of the mask's centre. It was right about the sign on every rendered clip that was tried;
+animals that walk in place make it noisy, hence `clear`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Turn:
     speed: Float[Tensor, "m"]
 
     def curve(self, frames: Tensor) -> Float[Tensor, "n"]:
-        """Azimuth (radians, from 0) at `frames`: the summed rate, after a median over 5 frames and a cut at 3 medians."""
+        """Azimuth (radians, from 0) at `frames`: the summed rate, after a median over 5 frames and a cut."""
         rate = _median5(self.rate)
         bound = 3 * rate.abs().median().clamp_min(1e-6)
         total = torch.cat([torch.zeros(1), rate.clamp(-bound, bound).cumsum(0)])
@@ -72,9 +72,8 @@ def _pair(
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     side = float((high - low).max()) * 1.25
     scale = SIDE / side
-    move = np.float32(
-        [[scale, 0, SIDE / 2 - scale * (low + high)[0] / 2], [0, scale, SIDE / 2 - scale * (low + high)[1] / 2]]
-    )
+    offset = SIDE / 2 - scale * (low + high) / 2
+    move = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]], np.float32)
     smaller = scale < 1
     gray, inside = [], []
     for picture, alpha in zip(rgb, mask, strict=True):
@@ -93,7 +92,7 @@ def _pair(
     placed = boxes * scale + np.tile(move[:, 2], 2)
     shift = (placed[1, :2] + placed[1, 2:] - placed[0, :2] - placed[0, 2:]) / 2
     width = max(float(placed[0, 2] - placed[0, 0]), 4.0)
-    y, x = np.nonzero(use)
+    x = np.nonzero(use)[1]
     relative = flow[use] - shift
     offside = np.abs(x - (placed[0, 0] + placed[0, 2]) / 2) / (width / 2)
     weight = np.clip(1 - offside, 0, 1) + 1e-6

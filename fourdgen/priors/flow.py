@@ -19,7 +19,7 @@ def dis_flow(
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # these pictures are small, and callers run clips side by side
     try:
-        solver = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         forth = solver.calc(first, second, None)
         back = solver.calc(second, first, None)
     finally:

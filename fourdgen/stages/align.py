@@ -1,8 +1,8 @@
 """Stage align: first poses of every clip, and all clips in one root frame (METHOD sections 8 and 9).
 
-With cameras given nothing is searched: the subject is found in the user's world and becomes the middle of the root frame.
-Without, every clip is solved alone by render-and-compare (side by side, one process a clip), and the others are registered
-as wholes to the clip that came out best.
+With cameras given nothing is searched: the subject is found in the user's world and becomes the middle of the root
+frame. Without, every clip is solved alone by render-and-compare (side by side, one process a clip), and the others are
+registered as wholes to the clip that came out best.
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ def _all_frames(
 
 
 def mask_centers(mask: UInt8[np.ndarray, "t h w"]) -> tuple[Float[Tensor, "t 2"], Float[Tensor, "t"]]:
-    """Middle of each mask from the picture's middle, in longer sides, and 1 where there is a mask (else between its neighbours)."""
+    """Middle of each mask (else between its neighbours') from the picture's, in longer sides; 1 where it is."""
     boxes = mask_boxes(mask)
     shown = ~np.isnan(boxes[:, 0])
     height, width = mask.shape[1:]

@@ -1,4 +1,4 @@
-"""Stage root_pose: poses and focal lengths of all clips together, at higher resolution, with body motion beside them."""
+"""Stage root_pose: poses and focal lengths of all clips together, at higher resolution, body motion beside them."""
 
 from __future__ import annotations
 
