@@ -69,7 +69,7 @@ class RootTrack:
 
 @dataclass(frozen=True)
 class FrameSet:
-    """Result of stage sample: the frames that train. Row i is frame `index[i]` of clip `clip[i]` (an index into `names`)."""
+    """Result of stage sample: the frames that train. Row i is frame `index[i]` of clip `names[clip[i]]`."""
 
     names: tuple[str, ...]
     clip: Int[Tensor, "f"]

@@ -45,7 +45,7 @@ class Growth:
 
     @torch.no_grad()
     def update(self, model: Model, most: int, generator: torch.Generator) -> None:
-        """Drop transparent and oversized surfels, then split the quarter with the largest mean pull, room permitting."""
+        """Drop transparent and oversized surfels, then split the most pulled quarter, room permitting."""
         opacity = torch.sigmoid(model.p["opacity"])
         keep = (opacity > LEAST_OPACITY) & (model.p["log_scales"].exp().amax(1) < LARGEST_SCALE)
         if not bool(keep.any()):

@@ -140,7 +140,13 @@ def train(
         seen_psnr = psnr if seen_psnr == 0 else 0.98 * seen_psnr + 0.02 * psnr
         if progress.step % 25 == 0 or progress.step == total:
             report.emit(
-                "step", stage="train", step=progress.step, total=total, loss=float(loss.detach()), psnr=seen_psnr, surfels=len(model)
+                "step",
+                stage="train",
+                step=progress.step,
+                total=total,
+                loss=float(loss.detach()),
+                psnr=seen_psnr,
+                surfels=len(model),
             )
         if progress.step % config.checkpoint_every == 0 and progress.step < total:
             _save(checkpoint, model, growth, progress, generator)
@@ -188,7 +194,13 @@ def _step_loss(
     bones = model.motion.dual_quats_of(moves)
     means, quats = native.skin(model.motion.skin_logits(p["means"]), bones[0], p["means"], p["quats"])
     out = rasterizer(
-        means, quats, p["log_scales"].exp(), torch.sigmoid(p["opacity"]), rgb_from_sh(p["sh"]), cameras, background=background
+        means,
+        quats,
+        p["log_scales"].exp(),
+        torch.sigmoid(p["opacity"]),
+        rgb_from_sh(p["sh"]),
+        cameras,
+        background=background,
     )
     image, target = out.rgb[0].permute(2, 0, 1), view.target(background)
     loss = native.l1_dssim(image, target, view.weight, 1 - config.ssim, config.ssim)

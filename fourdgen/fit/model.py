@@ -34,7 +34,7 @@ class Rates:
 
 
 class PoseCorrections(torch.nn.Module):
-    """cam_from_root(f) = Exp(xi_f) base(f) and a focal factor per clip; exactly the base at the start (METHOD section 8)."""
+    """cam_from_root(f) = Exp(xi_f) base(f) and a focal factor per clip; exactly the base at first (METHOD section 8)."""
 
     def __init__(self, tracks: Mapping[str, ClipTrack]) -> None:
         super().__init__()
@@ -70,9 +70,11 @@ class PoseCorrections(torch.nn.Module):
 
 
 class Model:
-    """Owns every trained tensor. Surfel tensors are replaced when surfels are born or die; Adam's moments follow them."""
+    """Owns every trained tensor. Births and deaths replace surfel tensors; Adam's moments follow them."""
 
-    def __init__(self, surfels: Mapping[str, Tensor], motion: BoneMotion, corrections: PoseCorrections | None, rates: Rates):
+    def __init__(
+        self, surfels: Mapping[str, Tensor], motion: BoneMotion, corrections: PoseCorrections | None, rates: Rates
+    ):
         self.p = {name: surfels[name].detach().clone().requires_grad_(True) for name in SURFEL_PARAMETERS}
         self.motion = motion
         self.corrections = corrections

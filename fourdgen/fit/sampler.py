@@ -18,7 +18,7 @@ def view_directions(cam_from_root: Float[Tensor, "f 4 4"]) -> Float[Tensor, "f 3
 
 
 def pose_guided(directions: Float[Tensor, "f 3"]) -> Float[Tensor, "f"]:
-    """Draw probabilities: 0.8 clip(rho^-1 / mean rho^-1, 1/4, 4) + 0.2, normalised; rho is the density of directions."""
+    """Draw probabilities: 0.8 clip(rho^-1 / mean rho^-1, 1/4, 4) + 0.2, normalised; rho is their density."""
     density = torch.exp(KAPPA * (directions @ directions.T - 1)).sum(1)
     rarity = 1 / density
     p = SHARE * (rarity / rarity.mean()).clamp(LEAST, MOST) + (1 - SHARE)
@@ -37,7 +37,7 @@ def uniform(frames: int) -> Float[Tensor, "f"]:
 
 
 def epoch(probability: Float[Tensor, "f"], generator: torch.Generator) -> Int[Tensor, "3f"]:
-    """The next 3 f draws in random order: each frame at least once, its expected share otherwise (systematic resampling)."""
+    """The next 3 f draws in random order: each frame once, then by its share (systematic resampling)."""
     frames = len(probability)
     extra = 2 * frames  # one draw of every frame is set aside
     offset = torch.rand(1, generator=generator, dtype=torch.float64)

@@ -1,8 +1,8 @@
 """Training views: a window around the subject in every frame, at one resolution of a coarse-to-fine ladder.
 
-A level is given as the subject's size in pixels, not the picture's: a subject that fills a tenth of a wide frame trains as
-sharply as one that fills it, and no time goes into empty background. Each frame's window moves with the subject, and the
-principal point moves with the window, so the cameras stay exact.
+A level is given as the subject's size in pixels, not the picture's: a subject that fills a tenth of a wide frame trains
+as sharply as one that fills it, and no time goes into empty background. Each frame's window moves with the subject, and
+the principal point moves with the window, so the cameras stay exact.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MARGIN = 0.15  # of the subject's size, on each side: room in which stray surfel
 
 @dataclass(frozen=True)
 class Window:
-    """Where the windows of one clip lie: a square of `side` native pixels per frame, corner (x, y), which may leave the picture."""
+    """Windows of one clip: a square of `side` native pixels per frame at `corner` (x, y), which may leave the picture."""
 
     corner: Int[Tensor, "t 2"]
     side: int
@@ -66,7 +66,7 @@ def find_window(mask: UInt8[Tensor, "t h w"]) -> Window:
     boxes = boxes[seen][nearest]
     extent = (boxes[:, 2:] - boxes[:, :2]).amax(1)
     subject = float(extent.quantile(0.95))
-    side = int(round(float(extent.max()) + 2 * MARGIN * subject))
+    side = round(float(extent.max()) + 2 * MARGIN * subject)
     center = (boxes[:, :2] + boxes[:, 2:]) / 2
     return Window((center - side / 2).round().long(), side, subject)
 
@@ -79,7 +79,7 @@ def _first_and_last(hit: Bool[Tensor, "t n"]) -> tuple[Int[Tensor, "t"], Int[Ten
 
 
 def level_side(window: Window, subject_pixels: float) -> int:
-    """Side of the square picture in which the subject is `subject_pixels` large; never larger than the filmed pixels."""
+    """Side of the square picture in which the subject is `subject_pixels` large; filmed pixels are never enlarged."""
     return max(16, min(window.side, round(window.side * subject_pixels / window.subject)))
 
 

@@ -68,7 +68,9 @@ def look_at(eye: Float[Tensor, "c 3"], target: Float[Tensor, "3"] | None = None)
 
 
 def orbit_eyes(
-    azimuth_degrees: Float[Tensor, "c"], elevation_degrees: Float[Tensor, "c"] | float, radius: Float[Tensor, "c"] | float
+    azimuth_degrees: Float[Tensor, "c"],
+    elevation_degrees: Float[Tensor, "c"] | float,
+    radius: Float[Tensor, "c"] | float,
 ) -> Float[Tensor, "c 3"]:
     """Eye positions on a sphere about the origin of a y-down world. Azimuth 0 stands at -z and grows towards +x.
 
@@ -76,7 +78,5 @@ def orbit_eyes(
     """
     azimuth = torch.deg2rad(azimuth_degrees)
     elevation = torch.deg2rad(torch.as_tensor(elevation_degrees, dtype=torch.float32)).expand_as(azimuth)
-    direction = torch.stack(
-        [azimuth.sin() * elevation.cos(), -elevation.sin(), -azimuth.cos() * elevation.cos()], -1
-    )
+    direction = torch.stack([azimuth.sin() * elevation.cos(), -elevation.sin(), -azimuth.cos() * elevation.cos()], -1)
     return direction * torch.as_tensor(radius, dtype=torch.float32).expand_as(azimuth)[:, None]

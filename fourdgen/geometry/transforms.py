@@ -183,7 +183,7 @@ class Sim3:
         return (self.scale * points.double() @ self.rotation.T + self.translation).to(points.dtype)
 
     def move_cameras(self, cam_from_source: Float[Tensor, "c 4 4"]) -> Float[Tensor, "c 4 4"]:
-        """`cam_from_target` (rigid, float32) of cameras given as `cam_from_source`; lengths are those of the target world.
+        """`cam_from_target` (rigid, float32) of cameras given as `cam_from_source`, in lengths of the target world.
 
         A camera's picture does not change when the world and the camera's distance are scaled together.
         """

@@ -1,4 +1,4 @@
-"""BoneMotion: the trainable motion. Gaussian bones, moved by a small network of time, skin the surfels (METHOD section 3)."""
+"""BoneMotion: the trainable motion. Gaussian bones, moved by a small network of time, skin the surfels."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ CODE_SIZE = 16
 
 @dataclass(frozen=True)
 class ClipTime:
-    """When a clip's frames are, and whose motion they show: that of clip `code_of` (its own name unless synchronised) at
-    time rate * seconds + offset."""
+    """When a clip's frames are, and whose motion they show: that of clip `code_of` at time rate * seconds + offset.
+
+    `code_of` is the clip's own name unless it is synchronised with another.
+    """
 
     seconds: Float[Tensor, "t"]
     code_of: str
@@ -33,8 +35,8 @@ class ClipTime:
 class BoneMotion(nn.Module):
     """b Gaussian bones at rest and their rigid motions over time, per clip.
 
-    A point's skinning weights are softmax_b(-|(x - center_b) / extent_b|^2). Bone b at a time is turned about its centre by
-    exp(w_b) and shifted by v_b, where (w, v) come from a two-layer perceptron of Fourier features of time and a learned
+    A point's skinning weights are softmax_b(-|(x - center_b) / extent_b|^2). At a time, bone b is turned about its centre
+    by exp(w_b) and shifted by v_b, where (w, v) come from a two-layer perceptron of Fourier features of time and a learned
     code per clip. Its last layer starts at zero, so that training starts at exactly "no motion" (Vidu4D section 3.2).
     """
 
@@ -146,9 +148,7 @@ def continuous_signs(dual_quats: Float[Tensor, "s b 8"]) -> Float[Tensor, "s b 8
     return torch.cat([dual_quats[:1], dual_quats[1:] * sign[..., None]])
 
 
-def rigidity(
-    motion: BoneMotion, bones: Float[Tensor, "s b 8"], neighbours: int = 4
-) -> Float[Tensor, "s b k"]:
+def rigidity(motion: BoneMotion, bones: Float[Tensor, "s b 8"], neighbours: int = 4) -> Float[Tensor, "s b k"]:
     """As-rigid-as-possible residual between neighbouring bones: squared distance (root units) between where two
     neighbours carry the point halfway between them (METHOD section 12)."""
     centers = motion.centers.detach()

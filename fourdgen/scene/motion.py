@@ -1,4 +1,4 @@
-"""How canonical surfels move: the Motion protocol, the still motion, and motion by sampled bone poses (what files hold)."""
+"""How canonical surfels move: the protocol, the still motion, and motion by sampled bone poses (what files hold)."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Still:
 class SampledBones:
     """Bone motions `world_from_canonical` as unit dual quaternions, sampled in time per clip (METHOD section 3).
 
-    `seconds[clip]`: [t], rising. `dual_quats[clip]`: [t b 8], signs continuous in time, so that blending between samples
-    does not turn the long way. Each surfel blends the bones it names in `bone_ids` by `bone_weights`.
+    `seconds[clip]`: [t], rising. `dual_quats[clip]`: [t b 8], signs continuous in time, so that blending between
+    samples does not turn the long way. Each surfel blends the bones it names in `bone_ids` by `bone_weights`.
     """
 
     seconds: Mapping[str, Float[Tensor, "t"]]

@@ -17,7 +17,7 @@ SH_C1 = 0.4886025119029199
 class Surfels:
     """n surfels.
 
-    `quats` wxyz, any length > 0; the third axis is the normal. `log_scales` are natural logs of the standard deviations.
+    `quats` wxyz, any length > 0; the third axis is the normal. `log_scales` are logs of standard deviations.
     `opacity` holds logits. `sh` holds spherical harmonics (k = 1 or 4), colour = 0.5 + C0 sh[0] + ... in sRGB.
     `bone_ids`, `bone_weights`: the skinning of the written model (k bones, weights sum to 1), None for a still one.
     `refinement`: rotation vector (3) and log scale change (2) of the refined branch (Vidu4D section 3.4).

@@ -36,7 +36,8 @@ def surfel_confidence(scene: Scene4D, rasterizer: Rasterizer, config: ExportConf
     """c_k = (1 - exp(-W_k / w0)) max_f cos+(n_k, view_f) (METHOD section 11.3).
 
     W_k is the blending weight of surfel k summed over the frames, each divided by the pixels that the surfel covers
-    there, so that resolution drops out, and the mean over frames makes clip length drop out. w0 is a quarter of its median.
+    there, so that resolution drops out, and the mean over frames makes clip length drop out.
+    w0 is a quarter of its median.
     """
     frames = [(name, t) for name, clip in scene.clips.items() for t in range(len(clip.seconds))]
     frames = frames[:: max(1, len(frames) // config.confidence_views)]
@@ -50,9 +51,7 @@ def surfel_confidence(scene: Scene4D, rasterizer: Rasterizer, config: ExportConf
         size = (max(8, round(clip.cameras.size[0] * shrink)), max(8, round(clip.cameras.size[1] * shrink)))
         cameras = clip.cameras[t].resized(size)
         state = scene.at(name, float(clip.seconds[t]))
-        out = rasterizer(
-            state.means, state.quats, scales, opacities, rgb_from_sh(state.sh), cameras, weights=True
-        )
+        out = rasterizer(state.means, state.quats, scales, opacities, rgb_from_sh(state.sh), cameras, weights=True)
         ray = torch.nn.functional.normalize(state.means - cameras.centers()[0], dim=-1)
         cosine = (normal_axis(state.quats) * ray).sum(-1).abs()
         assert out.weight is not None and out.pixels is not None  # asked for

@@ -30,7 +30,9 @@ class SampleConfig:
 
 def check(job: object, config: SampleConfig) -> None:
     if config.mode not in MODES:
-        raise FourdgenError(f"sample.mode: '{config.mode}' is not a way to draw frames", f"choose one of {', '.join(MODES)}")
+        raise FourdgenError(
+            f"sample.mode: '{config.mode}' is not a way to draw frames", f"choose one of {', '.join(MODES)}"
+        )
 
 
 def run(ctx: Context, config: SampleConfig, capture: Capture, track: RootTrack) -> FrameSet:
@@ -79,7 +81,9 @@ def _draw_check(frames: FrameSet, directions: torch.Tensor, path: Path) -> None:
 
 
 def save(frames: FrameSet, folder: Path) -> None:
-    tensors = {name: getattr(frames, name).contiguous() for name in ("clip", "index", "seconds", "probability", "view_bin")}
+    tensors = {
+        name: getattr(frames, name).contiguous() for name in ("clip", "index", "seconds", "probability", "view_bin")
+    }
     save_file(tensors, folder / "frames.safetensors", metadata={str(i): name for i, name in enumerate(frames.names)})
 
 
@@ -93,5 +97,12 @@ def load(folder: Path) -> FrameSet:
 
 
 STAGE = Stage(
-    name="sample", needs=("ingest", "root_pose"), config=SampleConfig, version=1, run=run, save=save, load=load, check=check
+    name="sample",
+    needs=("ingest", "root_pose"),
+    config=SampleConfig,
+    version=1,
+    run=run,
+    save=save,
+    load=load,
+    check=check,
 )

@@ -31,7 +31,9 @@ CHECK_FRAMES = 8
 def check(job: Job, config: TrainConfig) -> None:
     ladders = {len(config.steps), len(config.levels), len(config.progress), len(config.growth)}
     if len(ladders) != 1:
-        raise FourdgenError("train.steps, train.levels, train.progress and train.growth differ in length", "one entry a level")
+        raise FourdgenError(
+            "train.steps, train.levels, train.progress and train.growth differ in length", "one entry a level"
+        )
     if config.bones < 1:
         raise FourdgenError(f"train.bones: {config.bones} bones cannot move anything", "use 1 or more")
 
@@ -96,7 +98,8 @@ def _report_quality(
     ctx: Context, model: Model, scene: Scene4D, views: Views, frames: FrameSet, rasterizer: Rasterizer
 ) -> None:
     """PSNR on the training frames, and what the cut to four bones and sampled poses costs."""
-    full, cut = [], []
+    full: list[float] = []
+    cut: list[float] = []
     surfels = model.surfels()
     for row in range(0, len(frames.index), max(1, len(frames.index) // 24)):
         clip, index, seconds = frames.names[int(frames.clip[row])], int(frames.index[row]), float(frames.seconds[row])
@@ -132,7 +135,10 @@ def _draw_check(scene: Scene4D, views: Views, frames: FrameSet, rasterizer: Rast
         clip, index, seconds = frames.names[int(frames.clip[row])], int(frames.index[row]), float(frames.seconds[row])
         view = views.view(clip, index)
         out = draw(
-            scene.at(clip, seconds), _window_cameras(scene, clip, index, view, views), background=torch.ones(3), rasterizer=rasterizer
+            scene.at(clip, seconds),
+            _window_cameras(scene, clip, index, view, views),
+            background=torch.ones(3),
+            rasterizer=rasterizer,
         )
         normal = (out.normal[0] * 0.5 + 0.5 * out.alpha[0][..., None]) + (1 - out.alpha[0][..., None])
         pictures = [view.target(torch.ones(3)).permute(1, 2, 0), out.rgb[0], normal]

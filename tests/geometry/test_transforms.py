@@ -54,7 +54,9 @@ def test_matrix_round_trip_covers_half_turns(generator: torch.Generator) -> None
 
 
 def test_rigid_inverse(generator: torch.Generator) -> None:
-    m = tf.rigid(tf.quat_to_matrix(random_quats(10, generator)), torch.randn(10, 3, generator=generator, dtype=torch.float64))
+    m = tf.rigid(
+        tf.quat_to_matrix(random_quats(10, generator)), torch.randn(10, 3, generator=generator, dtype=torch.float64)
+    )
     assert torch.allclose(tf.rigid_inverse(m) @ m, torch.eye(4, dtype=torch.float64).expand(10, 4, 4), atol=1e-12)
 
 
@@ -93,7 +95,9 @@ def test_similarity_inverse_and_composition(generator: torch.Generator) -> None:
 
 def test_moved_cameras_show_the_same_picture(generator: torch.Generator) -> None:
     world_from_input = random_sim3(generator)
-    pose = tf.rigid(tf.quat_to_matrix(random_quats(5, generator)), torch.randn(5, 3, generator=generator, dtype=torch.float64))
+    pose = tf.rigid(
+        tf.quat_to_matrix(random_quats(5, generator)), torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    )
     x = torch.randn(9, 3, generator=generator, dtype=torch.float64)
     before = tf.apply_rigid(pose, x.expand(5, 9, 3))
     after = tf.apply_rigid(world_from_input.move_cameras(pose).double(), world_from_input.apply(x).expand(5, 9, 3))

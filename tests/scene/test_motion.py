@@ -22,10 +22,8 @@ def sphere(count: int = 200, seed: int = 0) -> Surfels:
 
     g = torch.Generator().manual_seed(seed)
     normals = torch.nn.functional.normalize(torch.randn(count, 3, generator=g), dim=-1)
-    return Surfels(
-        normals.clone(), facing_quats(normals), torch.full((count, 2), -3.0), torch.zeros(count), torch.zeros(count, 1, 3),
-        torch.ones(count),
-    )  # fmt: skip
+    looks = torch.full((count, 2), -3.0), torch.zeros(count), torch.zeros(count, 1, 3), torch.ones(count)
+    return Surfels(normals.clone(), facing_quats(normals), *looks)
 
 
 def bones(count: int = 6, moving: bool = False, seed: int = 0) -> BoneMotion:
@@ -92,7 +90,9 @@ def test_written_motion_between_samples_stays_close() -> None:
     seconds = float(SECONDS[5] + SECONDS[6]) / 2 + 0.003
     with torch.no_grad():
         moved = (motion.warp(surfels, "a", seconds).means - surfels.means).norm(dim=1).mean()
-        error = (motion.warp(surfels, "a", seconds).means - sampled.warp(written, "a", seconds).means).norm(dim=1).mean()
+        error = (
+            (motion.warp(surfels, "a", seconds).means - sampled.warp(written, "a", seconds).means).norm(dim=1).mean()
+        )
     assert moved > 0.05 and error < 0.05 * moved
 
 

@@ -29,7 +29,9 @@ SMALL = TrainConfig(
 
 
 @pytest.fixture(scope="module")
-def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Capture, dict[str, ClipTrack], FrameSet, dict[str, ClipTime]]:
+def filmed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Capture, dict[str, ClipTrack], FrameSet, dict[str, ClipTime]]:
     """The toy scene as its two clips saw it."""
     folder, scene = tmp_path_factory.mktemp("capture"), toy_scene()
     clips, tracks, times = [], {}, {}
@@ -63,7 +65,7 @@ def run(filmed, folder: Path, config: TrainConfig = SMALL, publish=lambda model:
 
 @torch.no_grad()
 def psnr(filmed, model: Model) -> tuple[float, float]:
-    """Of the model and of the mean colour inside the true silhouette, which any fit must beat, on the training frames."""
+    """Of the model, and of the mean colour inside the true silhouette, on the training frames."""
     capture, tracks, frames, _ = filmed
     views = Views(capture, tracks, 40.0)
     errors, flat = [], []
