@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fourdgen.geometry.transforms import Sim3
@@ -42,11 +42,27 @@ def subject_ball(
     half = torch.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]) / 2
     radius = float((half / intrinsics[:, 0, 0] * depth).quantile(0.9))
     hull = _hull(center, 1.4 * radius, pose, intrinsics, [m for m, s in zip(masks, shown.tolist()) if s], seed)
-    if len(hull) < 50:  # a subject that travels or masks that contradict each other: the ball itself
-        return center.float(), radius
-    low, high = hull.quantile(0.01, dim=0), hull.quantile(0.99, dim=0)
-    center = (low + high) / 2
-    return center.float(), float((hull - center).norm(dim=-1).quantile(0.98))
+    if len(hull) >= 50:  # fewer: a subject that travels, or masks that contradict each other
+        center = (hull.quantile(0.01, dim=0) + hull.quantile(0.99, dim=0)) / 2
+    # The hull has lost every limb that moves, so the radius is that of the outlines, seen from the middle.
+    far = [
+        _farthest(mask, center, p, k)
+        for mask, p, k in zip([m for m, s in zip(masks, shown.tolist()) if s], pose, intrinsics)
+    ]
+    return center.float(), float(torch.tensor(far, dtype=torch.float64).quantile(0.95))
+
+
+def _farthest(mask: UInt8[np.ndarray, "h w"], center: Tensor, pose: Tensor, K: Tensor) -> float:
+    """How far the mask reaches from the middle, as a length at the middle's depth (stray pixels do not count)."""
+    middle = pose[:3, :3] @ center + pose[:3, 3]
+    depth = float(middle[2].clamp_min(1e-9))
+    pixel = (K @ middle)[:2] / depth
+    y, x = np.nonzero(mask > 127)
+    return (
+        float(np.quantile(np.hypot(x + 0.5 - float(pixel[0]), y + 0.5 - float(pixel[1])), 0.998))
+        / float(K[0, 0])
+        * depth
+    )
 
 
 def _meeting_point(eye: Float[Tensor, "n 3"], direction: Float[Tensor, "n 3"]) -> Float[Tensor, "3"]:
