@@ -34,7 +34,7 @@ class Rates:
 
 
 class PoseCorrections(torch.nn.Module):
-    """cam_from_root(f) = Exp(xi_f) base(f) and a focal factor per clip; exactly the base at first (METHOD section 8)."""
+    """cam_from_root(f) = Exp(xi_f) base(f) and a focal factor per clip; first exactly the base (METHOD section 8)."""
 
     def __init__(self, tracks: Mapping[str, ClipTrack]) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ MARGIN = 0.15  # of the subject's size, on each side: room in which stray surfel
 
 @dataclass(frozen=True)
 class Window:
-    """Windows of one clip: a square of `side` native pixels per frame at `corner` (x, y), which may leave the picture."""
+    """Windows of a clip: per frame a square of `side` native pixels at `corner` (x, y); it may leave the picture."""
 
     corner: Int[Tensor, "t 2"]
     side: int

@@ -35,9 +35,9 @@ class ClipTime:
 class BoneMotion(nn.Module):
     """b Gaussian bones at rest and their rigid motions over time, per clip.
 
-    A point's skinning weights are softmax_b(-|(x - center_b) / extent_b|^2). At a time, bone b is turned about its centre
-    by exp(w_b) and shifted by v_b, where (w, v) come from a two-layer perceptron of Fourier features of time and a learned
-    code per clip. Its last layer starts at zero, so that training starts at exactly "no motion" (Vidu4D section 3.2).
+    A point's skinning weights are softmax_b(-|(x - center_b) / extent_b|^2). At a time, bone b is turned about its
+    centre by exp(w_b) and shifted by v_b, where (w, v) come from a two-layer perceptron of Fourier features of time and
+    a learned code per clip. Its last layer starts at zero, so that training starts at exactly "no motion" (Vidu4D section 3.2).
     """
 
     def __init__(
