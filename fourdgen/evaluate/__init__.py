@@ -1,4 +1,4 @@
-"""The verb `eval`: figures of a scene against held-out views whose cameras are known (DESIGN sections 1 and 9)."""
+"""The verb `eval`: figures of a scene against held-out views whose cameras are known."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def evaluate(
     device: str = "cpu",
     renderer: str = "auto",
 ) -> dict[str, Any]:
-    """All figures that can be given, under the keys of DESIGN section 1; None where there is nothing to score.
+    """All figures that can be given, by key; None where there is nothing to score.
 
     `notes` in the result say what is missing and why. `save_cameras` gets the cameras by which the held-out views were
     drawn, as `render --cameras` takes them. Raises FourdgenError where there is nothing to compare at all.

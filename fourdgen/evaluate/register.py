@@ -1,4 +1,4 @@
-"""Registration (DESIGN section 9): one similarity for all held-out views and times, refined on their pictures."""
+"""Registration: one similarity for all held-out views and times, refined on their pictures."""
 
 from __future__ import annotations
 

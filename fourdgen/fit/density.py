@@ -1,4 +1,4 @@
-"""Where surfels are born and die (METHOD section 12)."""
+"""Where surfels are born and die (docs/method.md section 12)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where training starts: seeds on the visual hull's shell, and bones spread over it (METHOD section 7)."""
+"""Where training starts: seeds on the visual hull's shell, and bones spread over it (docs/method.md section 7)."""
 
 from __future__ import annotations
 

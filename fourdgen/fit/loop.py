@@ -73,7 +73,7 @@ def plan(config: TrainConfig, step: int) -> tuple[int, float]:
 
 
 def rate_factor(progress: float) -> Callable[[str], float]:
-    """Learning-rate schedules by parameter group (METHOD section 12): places settle first, then motion, then looks."""
+    """Learning-rate schedules by parameter group (docs/method.md section 12)."""
 
     def factor(name: str) -> float:
         if name == "means":

@@ -14,7 +14,7 @@ def normal_consistency(out: RenderOut, cameras: Cameras) -> Float[Tensor, "v h w
     """1 - n . N where the picture is covered (alpha > 0.5) and N is known, 0 elsewhere.
 
     n is the rendered normal, alpha-weighted; N is that of the surface which the expected depth draws
-    (METHOD section 5).
+    (docs/method.md section 5).
     """
     surface = surface_normal(out.depth, out.alpha, cameras)
     covered = (out.alpha > 0.5) & (surface.detach().abs().sum(-1) > 0)

@@ -20,7 +20,7 @@ SURFEL_PARAMETERS = ("means", "quats", "log_scales", "opacity", "sh")
 
 @dataclass(frozen=True)
 class Rates:
-    """Adam learning rates at the start, in units of the normalised root frame (METHOD section 12)."""
+    """Adam learning rates at the start, in units of the normalised root frame (docs/method.md section 12)."""
 
     means: float = 2e-3
     quats: float = 0.01
@@ -34,7 +34,7 @@ class Rates:
 
 
 class PoseCorrections(torch.nn.Module):
-    """cam_from_root(f) = Exp(xi_f) base(f) and a focal factor per clip; first exactly the base (METHOD section 8)."""
+    """cam_from_root(f) = Exp(xi_f) base(f) and a focal factor per clip; first the base (docs/method.md section 8)."""
 
     def __init__(self, tracks: Mapping[str, ClipTrack]) -> None:
         super().__init__()

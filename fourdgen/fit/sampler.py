@@ -1,4 +1,4 @@
-"""Pose-guided frame sampling: equalise viewing directions in the canonical frame (METHOD section 10)."""
+"""Pose-guided frame sampling: equalise viewing directions in the canonical frame (docs/method.md section 10)."""
 
 from __future__ import annotations
 

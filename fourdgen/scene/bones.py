@@ -37,7 +37,7 @@ class BoneMotion(nn.Module):
 
     A point's skinning weights are softmax_b(-|(x - center_b) / extent_b|^2). At a time, bone b is turned about its
     centre by exp(w_b) and shifted by v_b, where (w, v) come from a two-layer perceptron of Fourier features of time and
-    a learned code per clip. Its last layer starts at zero, so that training starts at exactly "no motion" (Vidu4D section 3.2).
+    a learned code per clip. Its last layer starts at zero, so that training starts at exactly "no motion".
     """
 
     def __init__(
@@ -150,7 +150,7 @@ def continuous_signs(dual_quats: Float[Tensor, "s b 8"]) -> Float[Tensor, "s b 8
 
 def rigidity(motion: BoneMotion, bones: Float[Tensor, "s b 8"], neighbours: int = 4) -> Float[Tensor, "s b k"]:
     """As-rigid-as-possible residual between neighbouring bones: squared distance (root units) between where two
-    neighbours carry the point halfway between them (METHOD section 12)."""
+    neighbours carry the point halfway between them (docs/method.md section 12)."""
     centers = motion.centers.detach()
     count = min(neighbours, len(centers) - 1)
     distance = torch.cdist(centers, centers) + torch.eye(len(centers)) * 1e3

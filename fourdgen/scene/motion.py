@@ -30,7 +30,7 @@ class Still:
 
 @dataclass(frozen=True)
 class SampledBones:
-    """Bone motions `world_from_canonical` as unit dual quaternions, sampled in time per clip (METHOD section 3).
+    """Bone motions (root frame from canonical), unit dual quaternions sampled in time per clip.
 
     `seconds[clip]`: [t], rising. `dual_quats[clip]`: [t b 8], signs continuous in time, so that blending between
     samples does not turn the long way. Each surfel blends the bones it names in `bone_ids` by `bone_weights`.

@@ -55,7 +55,7 @@ class Surfels:
 def rgb_from_sh(sh: Float[Tensor, "n k 3"], directions: Float[Tensor, "n 3"] | None = None) -> Float[Tensor, "n 3"]:
     """sRGB colour, not clamped above, of spherical harmonics seen along unit `directions` (camera to surfel).
 
-    Directions are in the canonical frame (METHOD section 2). Real harmonics with the sign convention of 3DGS files.
+    Directions are in the canonical frame (docs/method.md section 2). Signs are those of 3DGS files.
     """
     color = 0.5 + SH_C0 * sh[:, 0]
     if sh.shape[1] > 1 and directions is not None:

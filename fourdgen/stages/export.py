@@ -33,7 +33,7 @@ def run(ctx: Context, config: ExportConfig, scene: Scene4D) -> Scene4D:
 
 @torch.no_grad()
 def surfel_confidence(scene: Scene4D, rasterizer: Rasterizer, config: ExportConfig) -> Float[Tensor, "n"]:
-    """c_k = (1 - exp(-W_k / w0)) max_f cos+(n_k, view_f) (METHOD section 11.3).
+    """c_k = (1 - exp(-W_k / w0)) max_f cos+(n_k, view_f) (docs/method.md section 11.3).
 
     W_k is the blending weight of surfel k summed over the frames, each divided by the pixels that the surfel covers
     there, so that resolution drops out, and the mean over frames makes clip length drop out.

@@ -1,4 +1,4 @@
-"""Stage sample: which frames train and how often (pose-guided frame sampling, METHOD section 10)."""
+"""Stage sample: which frames train and how often (pose-guided frame sampling, docs/method.md section 10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scene.ply in the hands of programs that are not ours (DESIGN section 7). `make test-external` installs them."""
+"""scene.ply in the hands of programs that are not ours. `make test-external` installs them."""
 
 from __future__ import annotations
 
