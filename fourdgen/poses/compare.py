@@ -38,6 +38,7 @@ class Pace:
     focal: float = 0.0  # log focal length
     model: float = 1.0  # factor on all rates of the surfels
     whole: float = 0.0  # radians, one turn of the root per clip but the first
+    tether: float = 0.3  # weight of the squared turns as wholes: motion biases them, see settle_together
     bend: float = 0.0  # root lengths, shifts of the nodes
     stiff: float = 0.3  # weight of the nodes' squared shifts
     smooth: float = 0.5  # weight of the squared second difference of the rotations
@@ -198,6 +199,8 @@ class Fit:
                 loss = loss + pace.smooth * roughness(rotations, self.pictures)
             if pace.steady > 0:
                 loss = loss + pace.steady * second_difference(self.place[:, 2:], self.pictures)
+            if pace.whole > 0:
+                loss = loss + pace.tether * (self.whole**2).sum()
             if self.nodes is not None:
                 loss = loss + pace.stiff * self.nodes.strain(index)
             grads = torch.autograd.grad(loss, every, allow_unused=True)

@@ -48,7 +48,7 @@ def refine_together(
     `still`: numbers of clips whose view does not turn; their rotations move with the clip as a whole, or not at all.
     """
     focal_rate = 0.0 if len(still) == len(focal) else settings.focal_rate  # one view has no perspective to measure
-    whole = 0.004 if len(focal) > 1 else 0.0
+    whole = 0.002 if len(focal) > 1 else 0.0
     fit = Fit(pictures, rotation, focal, settings.surfels, settings.seed, place=place)
     settle_together(fit, (settings.held, settings.whole, settings.bent), 1.0, settings.stiff)
     done(settings.total - settings.curve - settings.free)

@@ -160,7 +160,8 @@ def settle_together(joint: Fit, steps: tuple[int, int, int], effort: float, stif
     """Steps with poses held, then with each clip but the first turning as a whole, then with nodes that bend.
 
     Two clips show two motions. Were their poses free already, they would turn to make up for the difference: a dog
-    that eats and one that walks ended 15 degrees off. Each path keeps its shape until the nodes explain that.
+    that eats and one that walks ended 15 degrees off. Each path keeps its shape until the nodes explain that, and
+    even its turn as a whole is tethered to where the votes put it: lowered heads pitch the whole root by 15 degrees.
     """
     held, whole, bent = (max(3, round(count * effort)) for count in steps)
     joint.run(held, Pace(turn=0.0, smooth=0.0), batch=8, decay=False)
