@@ -16,8 +16,8 @@ from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
 from fourdgen.data.video import read_video
 from fourdgen.geometry.transforms import Sim3, so3_exp
 from fourdgen.playback import RenderRequest, parse_color, parse_size, render, shots
-from fourdgen.playback.device import Carried
 from fourdgen.render import draw, pick
+from fourdgen.render.carried import Carried
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
 from fourdgen.scene.scene4d import Scene4D

@@ -18,8 +18,8 @@ from fourdgen.fit import lpips as perceptual
 from fourdgen.fit import metrics
 from fourdgen.geometry.fit import rotation_errors, similarity_between
 from fourdgen.geometry.transforms import Sim3
-from fourdgen.playback.device import rasterizer_on
 from fourdgen.render import Rasterizer, draw
+from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.report import table as columns
 from fourdgen.scene import files

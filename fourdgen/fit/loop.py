@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourdgen import native
 from fourdgen.data.capture import Capture
 from fourdgen.data.records import ClipTrack, FrameSet
 from fourdgen.fit import losses, sampler
@@ -21,7 +20,7 @@ from fourdgen.fit.views import Views
 from fourdgen.geometry.camera import Cameras
 from fourdgen.render import Rasterizer
 from fourdgen.report import Reporter, Silent
-from fourdgen.scene.bones import BoneMotion, ClipTime, rigidity
+from fourdgen.scene.bones import BoneMotion, ClipTime, rigidity, skin
 from fourdgen.scene.surfels import rgb_from_sh
 
 HULL_EXTENT = 1.3  # half side of the cube that is carved; the subject's radius is 0.5-1
@@ -192,7 +191,7 @@ def _step_loss(
     p = model.p
     moves = model.motion.twists(clip, frames.seconds[row : row + 1])
     bones = model.motion.dual_quats_of(moves)
-    means, quats = native.skin(model.motion.skin_logits(p["means"]), bones[0], p["means"], p["quats"])
+    means, quats, _ = skin(model.motion.skin_logits(p["means"]), bones[0], p["means"], p["quats"])
     out = rasterizer(
         means,
         quats,
@@ -203,7 +202,7 @@ def _step_loss(
         background=background,
     )
     image, target = out.rgb[0].permute(2, 0, 1), view.target(background)
-    loss = native.l1_dssim(image, target, view.weight, 1 - config.ssim, config.ssim)
+    loss = losses.photometric(image, target, view.weight, config.ssim)
     silhouette = (out.alpha[0] - view.mask).abs()
     if view.weight is not None:
         silhouette = silhouette * view.weight

@@ -6,8 +6,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fourdgen import native
+from fourdgen.fit.metrics import ssim
 from fourdgen.geometry.camera import Cameras
 from fourdgen.render import RenderOut, surface_normal
+
+
+def photometric(
+    image: Float[Tensor, "c h w"], target: Float[Tensor, "c h w"], weight: Float[Tensor, "h w"] | None, share: float
+) -> Float[Tensor, ""]:
+    """(1 - share) L1 + share (1 - SSIM), over weighted pixels; fused in the native kernel where there is one."""
+    if native.available():
+        return native.l1_dssim(image, target, weight, 1 - share, share)
+    if weight is not None:  # what does not count is taken from the target, so that no window sees a difference there
+        image = weight * image + (1 - weight) * target
+    scale = 1.0 if weight is None else weight.numel() / float(weight.sum().clamp_min(1))
+    dissimilar = 1 - ssim(image[None], target[None])[0]
+    return scale * ((1 - share) * (image - target).abs().mean() + share * dissimilar)
 
 
 def normal_consistency(out: RenderOut, cameras: Cameras) -> Float[Tensor, "v h w"]:

@@ -17,9 +17,9 @@ from fourdgen.data.capture import Capture, load_capture
 from fourdgen.data.video import resized, write_gif, write_video
 from fourdgen.playback import shots as shooting
 from fourdgen.playback.channels import CHANNELS, Look, depth_counts, layer, opaque, with_alpha
-from fourdgen.playback.device import rasterizer_on
 from fourdgen.playback.shots import Motion, Shot
 from fourdgen.render import Rasterizer
+from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.scene import files
 from fourdgen.scene.entries import clip_of

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fourdgen import native
 from fourdgen.geometry.transforms import dual_quat, quat_exp, quat_multiply, quat_rotate
-from fourdgen.scene.motion import SampledBones, apply_blend, blend_dual_quats
+from fourdgen.scene.motion import SampledBones, blend_dual_quats, move
 from fourdgen.scene.surfels import Surfels
 
 FINEST_PERIOD = 3.0  # frames: motion bandwidth follows the frame rate and does not fall with the clip's length
@@ -103,12 +103,8 @@ class BoneMotion(nn.Module):
     def warp(self, surfels: Surfels, clip: str, seconds: float) -> Surfels:
         """Surfels at a time of a clip, in the root frame."""
         bones = self.dual_quats(clip, torch.tensor([seconds]))[0]
-        logits = self.skin_logits(surfels.means)
-        if native.available():
-            means, quats, turned = native.skin(logits, bones, surfels.means, surfels.quats, turned=True)
-            return replace(surfels, means=means, quats=quats, turned=turned)
-        weights = torch.softmax(logits, 0).T
-        return apply_blend(surfels, blend_dual_quats(bones.expand(len(weights), -1, -1), weights))
+        means, quats, turned = skin(self.skin_logits(surfels.means), bones, surfels.means, surfels.quats)
+        return replace(surfels, means=means, quats=quats, turned=turned)
 
     @torch.no_grad()
     def written(self, surfels: Surfels, per_frame: int = 2, bones_kept: int = 4) -> tuple[Surfels, SampledBones]:
@@ -125,6 +121,17 @@ class BoneMotion(nn.Module):
             samples[name] = continuous_signs(self.dual_quats(name, times))
         written = replace(surfels, bone_ids=ids.int(), bone_weights=top / top.sum(1, keepdim=True), turned=None)
         return written, SampledBones(seconds, samples, self.centers.detach().clone())
+
+
+def skin(
+    logits: Float[Tensor, "b n"], bones: Float[Tensor, "b 8"], means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"]
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"], Float[Tensor, "n 4"]]:
+    """Moved means and quats, and each surfel's own rotation; by the native kernel where it is built, else by torch."""
+    if native.available():
+        moved, spun, turned = native.skin(logits, bones, means, quats, turned=True)
+        return moved, spun, turned
+    blend = blend_dual_quats(bones.expand(means.shape[0], -1, -1), torch.softmax(logits, 0).T)
+    return move(blend, means, quats)
 
 
 def octaves(frames: int) -> int:

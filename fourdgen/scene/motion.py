@@ -69,13 +69,16 @@ def blend_dual_quats(bones: Float[Tensor, "n b 8"], weights: Float[Tensor, "n b"
 
 def apply_blend(surfels: Surfels, blend: Float[Tensor, "n 8"]) -> Surfels:
     """Move each surfel rigidly by its own unit dual quaternion."""
+    means, quats, turned = move(blend, surfels.means, surfels.quats)
+    return replace(surfels, means=means, quats=quats, turned=turned)
+
+
+def move(
+    blend: Float[Tensor, "n 8"], means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"]
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"], Float[Tensor, "n 4"]]:
+    """Means and quats, each moved by its own unit dual quaternion, and the rotation of each."""
     real, dual = blend[:, :4], blend[:, 4:]
     # translation = 2 (w e - d0 u + u x e), the vector part of 2 dual real*
     w, u, d0, e = real[:, :1], real[:, 1:], dual[:, :1], dual[:, 1:]
     translation = 2 * (w * e - d0 * u + torch.linalg.cross(u, e))
-    return replace(
-        surfels,
-        means=quat_rotate(real, surfels.means) + translation,
-        quats=quat_multiply(real, surfels.quats),
-        turned=real,
-    )
+    return quat_rotate(real, means) + translation, quat_multiply(real, quats), real

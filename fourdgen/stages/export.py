@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fourdgen.render import Rasterizer, pick
+from fourdgen.render import Rasterizer
+from fourdgen.render.carried import rasterizer_on
 from fourdgen.scene import files
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.surfels import normal_axis, rgb_from_sh
@@ -27,7 +28,7 @@ class ExportConfig:
 
 
 def run(ctx: Context, config: ExportConfig, scene: Scene4D) -> Scene4D:
-    confidence = surfel_confidence(scene, pick("auto", ctx.device), config)
+    confidence = surfel_confidence(scene, rasterizer_on(ctx.device), config)
     return replace(scene, surfels=replace(scene.surfels, confidence=confidence))
 
 

@@ -17,7 +17,8 @@ from fourdgen.fit.loop import TrainConfig
 from fourdgen.fit.model import Model
 from fourdgen.fit.views import View, Views
 from fourdgen.geometry.camera import Cameras
-from fourdgen.render import Rasterizer, draw, pick
+from fourdgen.render import Rasterizer, draw
+from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
 from fourdgen.scene.bones import ClipTime
@@ -41,7 +42,7 @@ def check(job: Job, config: TrainConfig) -> None:
 def run(
     ctx: Context, config: TrainConfig, capture: Capture, alignment: Alignment, track: RootTrack, frames: FrameSet
 ) -> Scene4D:
-    rasterizer = pick("auto", ctx.device)
+    rasterizer = rasterizer_on(ctx.device)
     ctx.report.emit("note", text=f"renderer: {rasterizer.name}")
     times = _clip_times(capture, alignment)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fourdgen import native
 from fourdgen.fit import losses
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
 from fourdgen.render import RenderOut
@@ -68,3 +69,20 @@ def test_only_needles_are_punished(aspect: float, counts: bool) -> None:
     logs = torch.tensor([[0.0, 0.0]]) + torch.tensor([[aspect, 1.0]]).log()
     for order in ([0, 1], [1, 0]):
         assert (float(losses.needle(logs[:, order], 6.0)) > 0) == counts
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_colour_loss_without_the_kernel_is_the_same(monkeypatch: pytest.MonkeyPatch, weighted: bool) -> None:
+    if not native.available():
+        pytest.skip("the native kernel is not built here")
+    g = torch.Generator().manual_seed(0)
+    image, target = torch.rand(3, 160, 120, generator=g), torch.rand(3, 160, 120, generator=g)
+    weight = None
+    if weighted:
+        weight = torch.ones(160, 120)
+        weight[:, 60:] = 0
+    fused = losses.photometric(image, target, weight, 0.2)
+    monkeypatch.setattr(native, "available", lambda: False)
+    plain = losses.photometric(image, target, weight, 0.2)
+    # The kernel pads with zeros and torch leaves the border out; at a weight's edge windows see other neighbours.
+    assert float(plain) == pytest.approx(float(fused), rel=0.04)
