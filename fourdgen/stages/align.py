@@ -10,7 +10,9 @@ from __future__ import annotations
 import concurrent.futures as futures
 import math
 import multiprocessing
+import os
 import pickle
+import threading
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,6 +146,18 @@ def _settings(ctx: Context, config: AlignConfig) -> SearchSettings:
     )  # fmt: skip
 
 
+def _die_with_parent() -> None:
+    """A run that was killed leaves no workers behind: each watches the process that started it."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _solve_all(ctx: Context, config: AlignConfig, capture: Capture) -> dict[str, ClipSolution]:
     """Every clip alone: side by side in processes, or one after the other; the result is the same."""
     names = [clip.name for clip in capture.clips]
@@ -168,7 +182,7 @@ def _solve_all(ctx: Context, config: AlignConfig, capture: Capture) -> dict[str,
 
 
 def _side_by_side(ctx: Context, jobs: list[bytes], workers: int) -> list[bytes]:
-    with futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _die_with_parent) as pool:
         running = [pool.submit(_solve, job) for job in jobs]
         try:
             while futures.wait(running, timeout=1.0).not_done:
