@@ -193,7 +193,8 @@ def reconstruct(
 
     flags = {
         "ingest.box": box, "ingest.frames": frames, "ingest.size": size,
-        "align.fov": fov, "align.turn": turn, "align.sweep": sweep, "align.reference": reference,
+        "align.fov": fov, "root_pose.focal": None if fov is None else "false",
+        "align.turn": turn, "align.sweep": sweep, "align.reference": reference,
         "align.sync": None if sync is None else str(sync).lower(), "train.max_surfels": max_surfels,
     }  # fmt: skip
     request = pipelines.Request(
@@ -272,7 +273,11 @@ def export(
         from fourdgen.scene import files
         from fourdgen.scene.formats import registry
 
-        registry.choose(output, format)  # before the scene is read
+        row = registry.choose(output, format)  # before the scene is read
+        if row.name != "scene" and output.exists() and output.samefile(scene):
+            raise FourdgenError(
+                f"{output} is the asset itself, and {row.name} would lose its motion", "name another file"
+            )
         report.places["output"] = registry.export(files.read(scene, report), output, format, clip, time)
 
 

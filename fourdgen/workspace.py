@@ -305,7 +305,7 @@ def check_writable(folder: Path) -> None:
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR}
 
 
 def disk_error(error: BaseException, folders: Sequence[Path]) -> FourdgenError | None:
@@ -315,7 +315,9 @@ def disk_error(error: BaseException, folders: Sequence[Path]) -> FourdgenError |
     """
     code = error.errno if isinstance(error, OSError) else None
     where = _folder_of(error, folders)
-    if code in _FULL or os.strerror(errno.ENOSPC) in str(error) or min(map(_free_bytes, folders)) < 1 << 16:
+    # Free space only speaks where the error has no code of its own: some file systems always report none.
+    full = min(map(_free_bytes, folders)) < 1 << 16 if code is None else code in _FULL
+    if full or os.strerror(errno.ENOSPC) in str(error):
         place = where or min(folders, key=_free_bytes)
         return FourdgenError(
             f"the disk is full: {place}", "make room and run the same command again; finished work is kept"

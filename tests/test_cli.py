@@ -210,6 +210,12 @@ def test_export_refuses_an_unknown_format(tmp_path: Path, scene: Path) -> None:
     assert "no export format" in refused(fourdgen("export", scene, "-o", tmp_path / "scene.abc"))
 
 
+def test_export_does_not_replace_the_asset_by_less(scene: Path) -> None:
+    before = scene.read_bytes()
+    assert "is the asset itself" in refused(fourdgen("export", scene, "--format", "3dgs", "-o", scene))
+    assert scene.read_bytes() == before
+
+
 def test_eval_needs_something_to_compare_with(tmp_path: Path, scene: Path) -> None:
     assert str(tmp_path) in refused(fourdgen("eval", scene, "--truth", tmp_path))
 

@@ -226,6 +226,8 @@ def test_an_error_elsewhere_is_not_called_a_refused_write(tmp_path: Path) -> Non
     refused = workspace.disk_error(PermissionError(13, "Permission denied", str(ours / "x")), [ours])
     assert refused is not None
     assert refused.message == f"cannot write in {ours}: permission denied"
+    nowhere = workspace.disk_error(FileNotFoundError(2, "No such file or directory", "/proc/x"), [Path("/proc")])
+    assert nowhere is not None and "cannot write in /proc" in nowhere.message  # /proc always reports no free space
     wrapped = workspace.disk_error(RuntimeError("write failed: No space left on device"), [ours])
     assert wrapped is not None
     assert wrapped.message.startswith("the disk is full")

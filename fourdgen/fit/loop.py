@@ -45,7 +45,6 @@ class TrainConfig:
     rigidity: float = 0.03  # weight of as-rigid-as-possible bones
     needle: float = 0.01  # weight of the aspect bound
     needle_bound: float = 6.0  # aspect ratio from which a surfel counts as a needle
-    drift: float = 1.0  # weight of the bones' common motion, where root poses are refined
     pose_smoothness: float = 0.1  # weight of the acceleration of root-pose corrections
     pose_prior: float = 0.01  # weight of the size of root-pose corrections at the start, falling to a tenth
     densify_every: int = 150  # steps between births
@@ -189,8 +188,7 @@ def _step_loss(
     background = torch.rand(3, generator=generator)
 
     p = model.p
-    moves = model.motion.twists(clip, frames.seconds[row : row + 1])
-    bones = model.motion.dual_quats_of(moves)
+    bones = model.motion.dual_quats(clip, frames.seconds[row : row + 1])
     means, quats, _ = skin(model.motion.skin_logits(p["means"]), bones[0], p["means"], p["quats"])
     out = rasterizer(
         means,
@@ -220,8 +218,6 @@ def _step_loss(
             twist = model.corrections.twist_of(clip)
             prior = config.pose_prior * (1 - 0.9 * done)
             loss = loss + 2 * prior * (twist**2).sum(1).mean()
-            # What all bones do together belongs to the root pose.
-            loss = loss + 2 * config.drift * (moves[0].mean(0) ** 2).sum()
             if len(twist) > 2:
                 loss = loss + 2 * config.pose_smoothness * losses.second_differences(twist).mean()
     return loss, F.mse_loss(image.detach(), target)

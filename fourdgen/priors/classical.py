@@ -14,6 +14,7 @@ from fourdgen.report import Reporter, Silent
 SIDE = 192  # GrabCut works at this longer side: four times the speed, and its edges are refined afterwards
 ROUNDS = 4
 USUAL_SHARE = 0.2  # of the picture is subject, where nobody has said anything
+LEAST_CONTRAST = 6  # grey levels between the darkest and the brightest hundredth of a clip
 
 
 def foreground(
@@ -24,6 +25,9 @@ def foreground(
     scale = min(1.0, SIDE / max(height, width))
     size = (max(16, round(width * scale)), max(16, round(height * scale)))
     small = np.stack([cv2.resize(picture, size, interpolation=cv2.INTER_AREA) for picture in rgb])
+    low, high = np.percentile(small, (1, 99))
+    if high - low < LEAST_CONTRAST:  # an empty picture has no subject, wherever people usually film theirs
+        return np.zeros((count, height, width), np.uint8)
     moving = motion_prior(small)
     # The place is what is believed of the first frame; from there on each frame starts from the one before.
     place = center_prior(size) if box is None else box_prior(box, size, scale)

@@ -87,9 +87,7 @@ class BoneMotion(nn.Module):
 
     def dual_quats(self, clip: str, seconds: Float[Tensor, "s"]) -> Float[Tensor, "s b 8"]:
         """Motion of every bone, root frame from canonical, as unit dual quaternions."""
-        return self.dual_quats_of(self.twists(clip, seconds))
-
-    def dual_quats_of(self, twists: Float[Tensor, "s b 6"]) -> Float[Tensor, "s b 8"]:
+        twists = self.twists(clip, seconds)
         rotation = quat_exp(twists[..., :3])
         translation = twists[..., 3:] + self.centers - quat_rotate(rotation, self.centers)
         return dual_quat(rotation, translation)

@@ -26,6 +26,7 @@ from torch import Tensor
 from fourdgen import native
 from fourdgen.data.capture import Capture, stack
 from fourdgen.data.records import Alignment, ClipAlignment
+from fourdgen.data.sources import clip_names
 from fourdgen.poses import check, given, store, tracks
 from fourdgen.poses.hypotheses import azimuths
 from fourdgen.poses.pictures import Pictures, cut, mask_boxes, spread
@@ -66,10 +67,15 @@ class AlignConfig:
         return 0.5 / math.tan(math.radians(self.fov or GUESSED_FOV) / 2)
 
 
+def check_reference(job: Job, config: AlignConfig) -> None:
+    """The reference must be one of the clips; their names are known before any work."""
+    names = clip_names(job.inputs)
+    if config.reference is not None and config.reference not in names:
+        raise FourdgenError(f"--reference: no clip is called '{config.reference}'", f"choose one of {', '.join(names)}")
+
+
 def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
     names = [clip.name for clip in capture.clips]
-    if config.reference is not None and config.reference not in names:
-        raise FourdgenError(f"align.reference: no clip is called '{config.reference}'", f"there are {', '.join(names)}")
     with_cameras = [clip.name for clip in capture.clips if clip.cameras is not None]
     if len(with_cameras) == len(names):
         return _given(ctx, config, capture)
@@ -268,7 +274,9 @@ def _joined(ctx: Context, config: AlignConfig, capture: Capture, solutions: dict
                 ctx.report.warn(f"{name}: {found.reason}")
             mine = replace(mine, rotation=found.rotation, place=found.place)
         clips[name] = _all_frames(capture, name, mine, solution, not doubts, "; ".join(doubts))
-        fits.append((_caption(name, solution, doubts), mine.fit()))
+        # The reference's model from the clip's poses: it shows whether the clip was placed rightly beside it.
+        shown = replace(mine, model=solved[reference].model)
+        fits.append((_caption(name, solution, doubts), shown.fit()))
     check.draw_poses(fits, ctx.folder / "check.png")
     return Alignment(_synchronised(clips, reference, config), reference, None, given=False, left_out=left_out)
 
@@ -331,5 +339,5 @@ def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:
 
 STAGE = Stage(
     name="align", needs=("ingest",), config=AlignConfig, version=1, run=run,
-    save=store.save_alignment, load=store.load_alignment, facts=facts,
+    save=store.save_alignment, load=store.load_alignment, facts=facts, check=check_reference,
 )  # fmt: skip

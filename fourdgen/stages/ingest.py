@@ -60,6 +60,8 @@ def check(job: Job, config: IngestConfig) -> None:
     opened: dict[str, tuple[Source, int]] = {}
     if not job.inputs:
         errors.append(FourdgenError("there is no input", "give video files or folders of pictures"))
+    twice = sorted({str(path) for path in job.inputs if job.inputs.count(path) > 1})
+    errors += [FourdgenError(f"{path} is given twice", "name each clip once") for path in twice]
     for name, path in zip(sources.clip_names(job.inputs), job.inputs):
         try:
             source = sources.open_source(path)

@@ -277,3 +277,15 @@ def test_cameras_of_another_shape_are_refused(tmp_path: Path) -> None:
 def test_numbers_are_said_as_runs() -> None:
     assert ingest.numbers([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
     assert ingest.numbers(list(range(0, 40, 2))).endswith("22 and 8 more")
+
+
+def test_a_clip_given_twice_is_an_error(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "a.mp4")
+    assert "is given twice" in error_of(job(tmp_path, clip, clip))
+
+
+def test_a_blank_video_has_no_subject(tmp_path: Path) -> None:
+    pictures = [np.full((48, 64, 3), 255, np.uint8) for _ in range(6)]
+    video.write_video(tmp_path / "blank.mp4", pictures, 12)
+    with pytest.raises(FourdgenError, match="blank"):
+        run(tmp_path, job(tmp_path, tmp_path / "blank.mp4"))

@@ -97,9 +97,11 @@ def test_cameras_for_some_clips_only_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_unknown_reference_is_an_error(tmp_path: Path) -> None:
-    capture = _capture(tmp_path, [_clip(tmp_path, "a", orbit(torch.linspace(0, 60, 3)))])
+    job = Job((tmp_path / "a.mp4",), tmp_path / "scene.ply", tmp_path / "run")
+    assert align.STAGE.check is not None
     with pytest.raises(FourdgenError, match="no clip is called 'z'"):
-        align.STAGE.run(_context(tmp_path, "align"), align.AlignConfig(reference="z"), capture)
+        align.STAGE.check(job, align.AlignConfig(reference="z"))
+    align.STAGE.check(job, align.AlignConfig(reference="a"))
 
 
 def test_poses_of_a_turning_clip_with_an_empty_frame(tmp_path: Path) -> None:
