@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,7 +32,14 @@ def run_tiny(
     command = [sys.executable, "-m", "tests.tiny", "reconstruct", str(folder / "clip.txt"), "-o", str(folder / output)]
     command += ["-p", str(folder / "tiny.toml"), "--device", "cpu", *arguments]
     environment = {**os.environ, "TINY_FATE": fate, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, preexec_fn=_hear_interrupts
+    )
+
+
+def _hear_interrupts() -> None:
+    """A shell that runs the tests in the background makes its children deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def states(stderr: str) -> dict[str, str]:
