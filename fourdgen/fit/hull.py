@@ -12,10 +12,13 @@ from jaxtyping import Float
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from fourdgen.fit.sampler import view_directions
 from fourdgen.fit.views import View
 
 CANDIDATES = 100_000
 SHARE_START, SHARE_STEP, SURVIVORS = 0.85, 0.05, 1500
+ONE_SIDE = 0.94  # cosine of 20 degrees: views closer together than this to their middle show one side only
+THIN = 0.25  # half depth of a subject seen from one side, root units
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ def carve(
     steps of 5 % until enough points survive. A view in which a point falls outside the picture does not vote.
     """
     points = (torch.rand(CANDIDATES, 3, generator=generator) * 2 - 1) * extent
+    toward = view_directions(cam_from_root)
+    middle = F.normalize(toward.mean(0), dim=-1)
+    if float((toward @ middle).min()) > ONE_SIDE:
+        # Seen from one side, the hull is a cone without end. Nobody knows the depth; a thin subject is a modest guess.
+        along = points @ middle
+        points = points + (along * (THIN / extent - 1))[:, None] * middle
     inside, votes, colors = torch.zeros(CANDIDATES), torch.zeros(CANDIDATES), torch.zeros(CANDIDATES, 3)
     for view, pose in zip(views, cam_from_root, strict=True):
         hit, color, visible = look_up(points, view, pose)
