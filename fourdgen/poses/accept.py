@@ -1,4 +1,4 @@
-"""Is a solved camera path right? Four tests, of which no single one is enough (METHOD section 8)."""
+"""Is a solved camera path right? Four tests, of which no single one is enough (docs/method.md section 8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One clip in the root frame of another: votes over a bank of views both ways, then a joint fit decides (METHOD 9).
+"""One clip in the root frame of another: votes over a bank of views both ways, then a joint fit decides (method.md 9).
 
 Each clip was solved alone, in a root frame of its own. Between two of them one rotation, one shift and one scale are
 unknown. The vote alone takes front for back on near-symmetric subjects; the joint fit of the best few does not.

@@ -83,7 +83,7 @@ def solve_clip(
     step: Callable[[int, int], None] = lambda done, total: None,
     watch: Callable[[str, list[Candidate]], None] = lambda stage, candidates: None,
 ) -> ClipSolution:
-    """The cascade of METHOD section 8 for one clip. `step(done, total)` tells how far it is, `watch` sees every round.
+    """The cascade of docs/method.md 8 for one clip. `step(done, total)` tells how far it is, `watch` sees every round.
 
     Raises ValueError when no frame shows the subject.
     """

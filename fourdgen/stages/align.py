@@ -1,4 +1,4 @@
-"""Stage align: first poses of every clip, and all clips in one root frame (METHOD sections 8 and 9).
+"""Stage align: first poses of every clip, and all clips in one root frame (docs/method.md 8, 9).
 
 With cameras given nothing is searched: the subject is found in the user's world and becomes the middle of the root
 frame. Without, every clip is solved alone by render-and-compare (side by side, one process a clip), and the others are
