@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 from fourdgen import workspace
 from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
 from fourdgen.evaluate import surface
+from fourdgen.evaluate.mesh import read_mesh
 from fourdgen.evaluate.register import register
+from fourdgen.evaluate.tracks import track_error
 from fourdgen.evaluate.truth import Truth, View, matched, read_truth
 from fourdgen.fit import lpips as perceptual
 from fourdgen.fit import metrics
@@ -138,23 +140,22 @@ def _picture_scores(
 def _surface_scores(
     scene: Scene4D, truth: Truth, root_from_truth: Sim3 | None, rasterizer: Rasterizer
 ) -> dict[str, Any]:
-    missing: dict[str, Any] = {
-        "chamfer": None,
-        "normal_deg": None,
-        "track": {"all": None, "fast": None, "hidden": None},
-    }
+    """Distance, normals and tracks of the clip that the held-out views show; tracks of every clip with a true mesh."""
+    nothing = dict.fromkeys(("all", "fast", "hidden", "covered"))
+    result: dict[str, Any] = {"chamfer": None, "normal_deg": None, "track": nothing, "track_by_clip": {}}
     if root_from_truth is None:
-        return missing
-    clips = [
-        name for name in scene.clips if any(view.clip == name and view.entry.frame is not None for view in truth.views)
-    ]
-    for clip in clips:  # the bench has held-out views of one clip only
-        mesh = surface.read_mesh(truth.folder, clip)
-        if mesh is not None:
-            scores = surface.score(scene, clip, mesh, truth.views, truth.inputs, root_from_truth.inverse(), rasterizer)
-            track = {"all": scores.track_all, "fast": scores.track_fast, "hidden": scores.track_hidden}
-            return {"chamfer": scores.chamfer, "normal_deg": scores.normal_deg, "track": track}
-    return missing
+        return result
+    shown = next((view.clip for view in truth.views if view.entry.frame is not None), None)
+    for clip in scene.clips:
+        mesh = read_mesh(truth.folder, clip)
+        if mesh is None:
+            continue
+        result["track_by_clip"][clip] = asdict(track_error(scene, clip, mesh, root_from_truth, truth.inputs))
+        if clip == shown:
+            scores = surface.score(scene, clip, mesh, truth.views, root_from_truth.inverse(), rasterizer)
+            result |= {"chamfer": scores.chamfer, "normal_deg": scores.normal_deg}
+            result["track"] = result["track_by_clip"][clip]
+    return result
 
 
 def _camera_scores(scene: Scene4D, found: list[tuple[CameraEntry, str, int]]) -> dict[str, Any]:
