@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourdgen import config as settings
 from fourdgen import workspace
-from fourdgen.report import FourdgenError, Reporter, Silent, duration, table
+from fourdgen.report import FourdgenError, Reporter, Silent, absent, duration, table
 
 if TYPE_CHECKING:
     from fourdgen.pipeline import Plan
@@ -110,6 +110,8 @@ def status(run_folder: Path) -> list[dict[str, Any]]:
 
     Raises FourdgenError when it is not a run folder.
     """
+    if not run_folder.exists():
+        raise absent(run_folder, "`reconstruct` makes a run folder beside its output")
     path = run_folder / workspace.RUN
     if not path.is_file():
         raise FourdgenError(f"{run_folder}: not a run folder of fourdgen", "`reconstruct` makes one beside its output")
@@ -153,6 +155,9 @@ def status_text(run_folder: Path, rows: list[dict[str, Any]]) -> str:
 
 def scene_facts(path: Path, report: Reporter = Silent()) -> dict[str, Any]:
     """What a scene.ply holds, as plain data. Raises FourdgenError when it cannot be read."""
+    from fourdgen.scene import ply
+
+    ply.check(path)  # before torch is imported, which takes longer than everything else here
     from fourdgen.scene import files
 
     scene = files.read(path, report)

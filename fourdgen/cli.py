@@ -1,24 +1,19 @@
 """The command line. Verbs parse, call the package and exit; whatever they do can be done from Python as well.
 
-Heavy imports stand inside the verbs, so that `fourdgen --help` answers at once.
+Imports stand inside the verbs, so that `fourdgen --help` answers at once; those that bring torch stand after what
+can be checked without it, so that a wrong path or option is refused at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import tempfile
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fourdgen.report import ConsoleReporter, FourdgenError
-
-OK, BUG, USER, INTERRUPTED = 0, 1, 2, 130  # exit codes
+from fourdgen.speaking import speaking
 
 app = typer.Typer(
     name="fourdgen",
@@ -35,63 +30,6 @@ SceneFile = Annotated[Path, typer.Argument(metavar="SCENE", help="A scene.ply.",
 
 def main() -> None:
     app(prog_name="fourdgen")
-
-
-@contextlib.contextmanager
-def _speaking(
-    json: bool,
-    verb: str,
-    run_folder: Path | None = None,
-    output: Path | None = None,
-    answers: bool = False,
-    closing: bool = True,
-) -> Iterator[ConsoleReporter]:
-    """Gives a verb its reporter and turns whatever it raises into words and an exit code.
-
-    answers: stdout is kept for the one answer that the verb was asked for, so that a script can read it.
-    """
-    report = ConsoleReporter(json=json, stream=sys.stderr if answers else None)
-    report.places.update({name: place for name, place in (("scene", output), ("run", run_folder)) if place})
-    code, outcome = OK, f"{verb} done"
-    try:
-        yield report
-    except FourdgenError as error:
-        code, outcome = USER, f"{verb} stopped"
-        report.error(error.message, error.hint)
-    except KeyboardInterrupt:
-        code, outcome = INTERRUPTED, f"{verb} interrupted"
-        report.error("interrupted", "run the same command to go on" if run_folder else "")
-    except BrokenPipeError:
-        raise  # the reader of our output went away: typer knows what to do
-    except Exception as error:
-        code, outcome = BUG, f"{verb} failed"
-        log = report.places["log"] = _write_crash(run_folder)
-        report.error(
-            f"this is a mistake in fourdgen: {type(error).__name__}: {_first_line(error)}",
-            f"the whole story is in {log}; please report it",
-        )
-    if closing:
-        report.close(outcome)
-    if code != OK:
-        raise SystemExit(code)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
-
-
-def _write_crash(run_folder: Path | None) -> Path:
-    """The traceback of the exception that is being handled, appended to the run's log of crashes."""
-    text = f"$ {' '.join(sys.argv)}\n{traceback.format_exc()}\n"
-    places = [run_folder / "crash.log"] if run_folder is not None and run_folder.is_dir() else []
-    for path in (*places, Path(tempfile.gettempdir()) / f"fourdgen-crash-{os.getpid()}.log"):
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError:
-            continue  # A full disk may be why we crashed; the next place may still take it.
-        return path
-    return Path(os.devnull)
 
 
 def _version(wanted: bool) -> None:
@@ -204,11 +142,11 @@ def reconstruct(
     )  # fmt: skip
     job = pipelines.job_of(request)
     if dry_run:
-        with _speaking(json, "plan", answers=True, closing=False) as report:
+        with speaking(json, "plan", answers=True, closing=False) as report:
             planned = pipelines.plan(request)
             report.result(account.describe(planned), {"stages": account.plan_rows(planned)})
         return
-    with _speaking(json, "reconstruct", job.run_folder, job.output) as report:
+    with speaking(json, "reconstruct", job.run_folder, job.output) as report:
         pipelines.reconstruct(request, report)
 
 
@@ -241,15 +179,18 @@ def render(
       fourdgen render scene.ply --source walk -o beside.mp4
       fourdgen render scene.ply --path bullet --time freeze:0.5 --channel normal -o bullet.gif
     """
-    with _speaking(json, "render") as report:
+    with speaking(json, "render") as report:
         from fourdgen.pipeline import pick_device
-        from fourdgen.playback import RenderRequest
+        from fourdgen.playback import RenderRequest, check_request
         from fourdgen.playback import render as draw
+        from fourdgen.scene import ply
 
+        ply.check(scene)
         request = RenderRequest(
             orbit=orbit, source=source, cameras=cameras, path=path, clip=clip, time=time, size=size, fps=fps,
             speed=speed, elevation=elevation, channel=channel, output=output, background=background,
         )  # fmt: skip
+        check_request(request)
         report.places["output"] = draw(scene, request, report, device=pick_device(device))
 
 
@@ -269,7 +210,12 @@ def export(
       fourdgen export scene.ply -o cameras.json
       fourdgen export scene.ply --format 3dgs --time 0.5 -o frozen.ply
     """
-    with _speaking(json, "export") as report:
+    with speaking(json, "export") as report:
+        from fourdgen import checks
+        from fourdgen.scene import ply
+
+        ply.check(scene)
+        checks.output_file(output)
         from fourdgen.scene import files
         from fourdgen.scene.formats import registry
 
@@ -284,7 +230,15 @@ def export(
 @app.command("eval")
 def evaluate(
     scene: SceneFile,
-    truth: Annotated[Path, typer.Option(metavar="DIR", help="A scene with held-out views: transforms.json, truth/.")],
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder with held-out views: transforms.json, truth/; or its name in FOURDGEN_BENCH. "
+            "[default: the folder that the clips come from]",
+            show_default=False,
+        ),
+    ] = None,
     save_cameras: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the cameras that the views were drawn with.")
     ] = None,
@@ -298,11 +252,18 @@ def evaluate(
       fourdgen eval scene.ply --truth bench/fox
       fourdgen eval scene.ply --truth bench/fox --json > figures.json
     """
-    with _speaking(json, "eval", answers=True) as report:
+    with speaking(json, "eval", answers=True) as report:
+        from fourdgen import checks
+        from fourdgen.scene import ply
+
+        ply.check(scene)
+        folder = checks.truth_folder(truth, scene)
+        if save_cameras is not None:
+            checks.output_file(save_cameras)
         from fourdgen import evaluate as evaluation
         from fourdgen.pipeline import pick_device
 
-        figures = evaluation.evaluate(scene, truth, save_cameras, report, device=pick_device(device))
+        figures = evaluation.evaluate(scene, folder, save_cameras, report, device=pick_device(device))
         report.result(evaluation.table(figures), figures)
         if save_cameras is not None:
             report.places["cameras"] = save_cameras
@@ -321,7 +282,7 @@ def status(
     """
     from fourdgen import account
 
-    with _speaking(json, "status", answers=True, closing=False) as report:
+    with speaking(json, "status", answers=True, closing=False) as report:
         rows = account.status(run)
         report.result(account.status_text(run, rows), {"run": str(run), "stages": rows})
 
@@ -336,7 +297,7 @@ def info(scene: SceneFile, json: Json = False) -> None:
     """
     from fourdgen import account
 
-    with _speaking(json, "info", answers=True, closing=False) as report:
+    with speaking(json, "info", answers=True, closing=False) as report:
         facts = account.scene_facts(scene, report)
         report.result(account.scene_text(facts), facts)
 
@@ -355,7 +316,7 @@ def doctor(
     """
     from fourdgen import doctor as doctors
 
-    with _speaking(json, "doctor", answers=True, closing=False) as report:
+    with speaking(json, "doctor", answers=True, closing=False) as report:
         findings = doctors.examine(fetch=fetch, report=report)
         report.result(doctors.text(findings), {"findings": [vars(finding) for finding in findings]})
 

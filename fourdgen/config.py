@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from fourdgen.report import FourdgenError, all_at_once
+from fourdgen.report import FourdgenError, absent, all_at_once
 
 RECIPE_KEYS = ("title", "extends", "stages")  # at the top of a recipe; everything else is a section of settings
 
@@ -69,7 +69,7 @@ def _find(name: str, beside: Path | None) -> Path:
     if name.endswith(".toml") or "/" in name:
         near = Path(name) if beside is None else beside.parent / name
         if not near.is_file():
-            raise FourdgenError(f"{name}: no such recipe file", "shipped recipes: " + ", ".join(recipe_names()))
+            raise absent(name, "shipped recipes: " + ", ".join(recipe_names()))
         return near.resolve()
     path = recipe_folder() / f"{name}.toml"
     if not path.is_file():

@@ -21,6 +21,7 @@ from fourdgen.report import (
     FourdgenError,
     Reporter,
     Silent,
+    absent,
     all_at_once,
     peak_memory_mb,
     reset_peak_memory,
@@ -109,11 +110,16 @@ def plan(request: Request) -> Plan:
     attempt(lambda: _check_numbers(request))
     paths_are_there = attempt(lambda: _check_paths(request, job))
     attempt(lambda: _check_output(job))
-    device = attempt(lambda: pick_device(request.device))
+    attempt(lambda: check_device(request.device))
     recipe, chosen, configs = None, None, None
-    if request.pipeline is not None or device is not None:
-        name = request.pipeline or ("quality" if device == "cuda" else "fast")
-        recipe = attempt(lambda: settings.load_recipe(name))
+    name = request.pipeline
+    if name is not None:
+        recipe = attempt(functools.partial(settings.load_recipe, name))
+    if errors and not paths_are_there and not request.settings:
+        raise all_at_once(errors)  # What follows takes seconds to import and would find nothing more to say.
+    device = attempt(lambda: pick_device(request.device)) if request.device in DEVICES else None
+    if name is None and device is not None:
+        recipe = attempt(lambda: settings.load_recipe("quality" if device == "cuda" else "fast"))
     if recipe is not None:
         chosen = attempt(lambda: stages_of(recipe))
     if recipe is not None and chosen is not None:
@@ -129,6 +135,7 @@ def plan(request: Request) -> Plan:
     assert recipe is not None  # or there would have been an error, and so with the other two
     assert chosen is not None
     assert configs is not None
+    assert device is not None
     rows = _rows(chosen, configs, job, device, request.seed, request.fresh)
     return Plan(recipe, job, device, request.seed, request.threads or machine_threads(), rows)
 
@@ -162,10 +169,11 @@ def _check_paths(request: Request, job: Job) -> bool:
         errors.append(FourdgenError("no input", "name at least one video file or image folder"))
     for path in job.inputs:
         if not path.exists():
-            errors.append(FourdgenError(f"{path}: no such file or folder"))
-    for flag, given in (("--cameras", job.cameras), ("--masks", job.masks)):
-        if given is not None and not given.exists():
-            errors.append(FourdgenError(f"{flag} {given}: no such file or folder"))
+            errors.append(absent(path, "give video files or folders of pictures"))
+    if job.cameras is not None and not job.cameras.exists():
+        errors.append(absent(job.cameras, "--cameras takes a transforms.json or the folder of a COLMAP model"))
+    if job.masks is not None and not job.masks.exists():
+        errors.append(absent(job.masks, "--masks takes a folder: DIR/<clip>/*.png, or DIR/*.png for one clip"))
     if errors:
         raise all_at_once(errors)
     return True
@@ -185,11 +193,16 @@ def _check_output(job: Job) -> None:
     workspace.check_run_folder(job.run_folder)
 
 
-def pick_device(name: str) -> str:
-    """cpu or cuda; `auto` takes cuda where it works. Raises FourdgenError when the name cannot work here."""
+def check_device(name: str) -> None:
+    """Raises FourdgenError for a name that is no device anywhere."""
     if name not in DEVICES:
         guess = settings.did_you_mean(name, DEVICES)
         raise FourdgenError(f"--device {name}: no such device{guess}", f"devices: {', '.join(DEVICES)}")
+
+
+def pick_device(name: str) -> str:
+    """cpu or cuda; `auto` takes cuda where it works. Raises FourdgenError when the name cannot work here."""
+    check_device(name)
     if name == "cpu":
         return "cpu"
     import torch

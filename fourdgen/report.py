@@ -22,6 +22,11 @@ class FourdgenError(Exception):
         self.parts: tuple[FourdgenError, ...] = (self,)  # several where it says all that is wrong at once
 
 
+def absent(path: Path | str, hint: str = "check the path") -> FourdgenError:
+    """The error for a path that is not there: one wording, whoever notices."""
+    return FourdgenError(f"{path}: no such file or folder", hint)
+
+
 def all_at_once(errors: Sequence[FourdgenError]) -> FourdgenError:
     """One error that says everything `errors` (at least one) say, so that nobody repairs a command five times."""
     parts = [part for error in errors for part in error.parts]
@@ -173,6 +178,7 @@ class ConsoleReporter:
         self._json = json
         self._stream = stream or (sys.stdout if json else sys.stderr)
         self._interval = interval  # seconds between two plain lines of one stage
+        self.worked = False  # whether anything was begun: a refusal before that needs no closing line
         self.places: dict[str, Path] = {}  # where things are, for the closing line: name -> path
         self._begun = time.monotonic()
         self._peak_mb = 0.0
@@ -181,6 +187,7 @@ class ConsoleReporter:
         self._live = None if json or not _is_terminal(self._stream) else _Live(self._stream)
 
     def emit(self, event: str, **fields: Any) -> None:
+        self.worked = True
         if event != "step":
             self._peak_mb = max(self._peak_mb, peak_memory_mb(), float(fields.get("peak_mb") or 0.0))
         if self._json:

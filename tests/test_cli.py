@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,15 +108,15 @@ def test_an_unknown_verb_or_flag_is_the_users_to_put_right() -> None:
     [
         (["nothing.mp4"], f"{ROOT / 'nothing.mp4'}: no such file or folder"),
         ([DEMO / "a.mp4", "-p", "qualty"], "qualty: no such recipe (did you mean quality?)"),
-        ([DEMO / "a.mp4", "-p", "./none.toml"], "./none.toml: no such recipe file"),
+        ([DEMO / "a.mp4", "-p", "./none.toml"], "./none.toml: no such file or folder"),
         ([DEMO / "a.mp4", "--set", "train.stpes=5"], "train.stpes: no such setting (did you mean steps?)"),
         ([DEMO / "a.mp4", "--set", "trian.steps=5"], "trian.steps: no such section (did you mean train?)"),
         ([DEMO / "a.mp4", "--size", "0.5"], None),
         ([DEMO / "a.mp4", "--device", "gpu"], "--device gpu: no such device (did you mean cpu?)"),
         ([DEMO / "a.mp4", "--threads", "0"], "--threads 0: at least 1 is needed"),
         ([DEMO / "a.mp4", "--seed", "-1"], "--seed -1: a whole number from 0 to 4294967295 is needed"),
-        ([DEMO / "a.mp4", "--cameras", "none.json"], f"--cameras {ROOT / 'none.json'}: no such file or folder"),
-        ([DEMO / "a.mp4", "--masks", "none"], f"--masks {ROOT / 'none'}: no such file or folder"),
+        ([DEMO / "a.mp4", "--cameras", "none.json"], f"{ROOT / 'none.json'}: no such file or folder"),
+        ([DEMO / "a.mp4", "--masks", "none"], f"{ROOT / 'none'}: no such file or folder"),
         ([DEMO / "CREDIT.md"], "CREDIT.md"),
     ],
 )
@@ -147,13 +148,95 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     assert len([line for line in done.stderr.splitlines() if line.startswith("  - ")]) == 3
 
 
-def test_success_and_failure_close_alike(tmp_path: Path, scene: Path) -> None:
-    failed = fourdgen("render", tmp_path / "none.ply").stderr.splitlines()[-1]
-    done = fourdgen("export", scene, "-o", tmp_path / "cameras.json").stderr.splitlines()[-1]
-    assert failed.split(" in ")[0] == "render stopped"
-    assert done.split(" in ")[0] == "export done"
-    assert " | peak memory " in failed
-    assert done.endswith(f" | output {tmp_path / 'cameras.json'}")
+def imported(*arguments: str | Path) -> tuple[str, subprocess.CompletedProcess[str]]:
+    """What a command imports, one module a line, and what it did."""
+    os.environ["PYTHONPROFILEIMPORTTIME"] = "1"
+    try:
+        done = fourdgen(*arguments)
+    finally:
+        del os.environ["PYTHONPROFILEIMPORTTIME"]
+    lines = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
+    return "\n".join(lines), done
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("info", "none.ply"),
+        ("info", "CUT"),
+        ("render", "none.ply"),
+        ("render", "SCENE", "--path", "circle"),
+        ("render", "SCENE", "--time", "later"),
+        ("render", "SCENE", "--cameras", "none.json"),
+        ("export", "none.ply", "-o", "x.json"),
+        ("eval", "none.ply", "--truth", "none"),
+        ("eval", "SCENE", "--truth", "none"),
+        ("status", "none.run"),
+        ("reconstruct", "none.mp4"),
+    ],
+)
+def test_a_refusal_is_quick(arguments: tuple[str, ...], scene: Path, tmp_path: Path) -> None:
+    """torch takes longer to import than everything that is checked here."""
+    (tmp_path / "cut.ply").write_bytes(scene.read_bytes()[:-100])
+    places = {"SCENE": scene, "CUT": tmp_path / "cut.ply"}
+    modules, done = imported(*(places.get(word, word) for word in arguments))
+    assert done.returncode == 2
+    assert "typer" in modules.splitlines()  # or nothing was measured
+    assert "torch" not in modules.splitlines()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("reconstruct", "NONE"), ("render", "NONE"), ("info", "NONE"), ("export", "NONE", "-o", "x.json"),
+        ("eval", "NONE"), ("eval", "SCENE", "--truth", "NONE"), ("render", "SCENE", "--cameras", "NONE"),
+        ("status", "NONE"), ("reconstruct", DEMO / "a.mp4", "-p", "NONE"),
+        ("reconstruct", DEMO / "a.mp4", "--cameras", "NONE"), ("reconstruct", DEMO / "a.mp4", "--masks", "NONE"),
+    ],
+)  # fmt: skip
+def test_a_missing_file_is_said_in_one_way(arguments: tuple[str | Path, ...], scene: Path, tmp_path: Path) -> None:
+    places = {"NONE": tmp_path / "none.toml", "SCENE": scene}
+    words = [places.get(word, word) if isinstance(word, str) else word for word in arguments]
+    assert refused(fourdgen(*words, cwd=tmp_path)) == f"{tmp_path / 'none.toml'}: no such file or folder"
+
+
+def test_a_refusal_says_what_is_wrong_and_nothing_else(tmp_path: Path, scene: Path) -> None:
+    (tmp_path / "scene.ply").write_bytes(scene.read_bytes())
+    for arguments in (["render", "none.ply"], ["reconstruct", "none.mp4"], ["reconstruct", "none.mp4", "--json"]):
+        done = fourdgen(*arguments, cwd=tmp_path)
+        assert done.returncode == 2
+        for word in ("peak", "stopped", str(tmp_path / "scene.ply"), '"end"'):
+            assert word not in done.stdout + done.stderr
+
+
+def test_success_closes_with_time_memory_and_place(tmp_path: Path, scene: Path) -> None:
+    closing = fourdgen("export", scene, "-o", tmp_path / "cameras.json").stderr.splitlines()[-1]
+    assert closing.startswith("export done in ")
+    assert " | peak memory " in closing
+    assert closing.endswith(f" | output {tmp_path / 'cameras.json'}")
+
+
+def test_failure_in_the_middle_closes_alike(tmp_path: Path) -> None:
+    """And an asset that was there before is not said to be this run's."""
+    (tmp_path / "scene.ply").write_text("old")
+    os.utime(tmp_path / "scene.ply", (1, 1))
+    done = fourdgen("reconstruct", blank(tmp_path / "blank.mp4"), "-o", tmp_path / "scene.ply", "--device", "cpu")
+    refused(done)
+    closing = done.stderr.splitlines()[-1]
+    assert closing.startswith("reconstruct stopped in ")
+    assert " | peak memory " in closing
+    assert closing.endswith(f" | run {tmp_path / 'scene.run'}")
+    assert "| scene" not in closing
+
+
+def blank(path: Path) -> Path:
+    """A video of nothing: what is wrong with it shows only when its masks are made."""
+    import numpy as np
+
+    from fourdgen.data import video
+
+    video.write_video(path, [np.full((48, 64, 3), 255, np.uint8)] * 4, 12)
+    return path
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -218,6 +301,31 @@ def test_export_does_not_replace_the_asset_by_less(scene: Path) -> None:
 
 def test_eval_needs_something_to_compare_with(tmp_path: Path, scene: Path) -> None:
     assert str(tmp_path) in refused(fourdgen("eval", scene, "--truth", tmp_path))
+
+
+def test_eval_finds_the_held_out_views_beside_the_clips(tmp_path: Path, scene: Path) -> None:
+    from fourdgen import checks
+    from fourdgen.scene import files
+
+    truth, run = tmp_path / "fox", tmp_path / "s.run"
+    (truth / "truth").mkdir(parents=True)
+    (truth / "truth" / "transforms.json").write_text("{}")
+    run.mkdir()
+    (run / "run.toml").write_text(f'[paths]\ninputs = ["{truth}/clips/a.mp4"]\n')
+    loaded = files.read(scene)
+    assert "--truth DIR" in fourdgen("eval", scene).stderr
+    files.write(tmp_path / "s.ply", replace(loaded, run_folder=str(run)))
+    assert checks.truth_folder(None, tmp_path / "s.ply") == truth
+
+
+def test_eval_knows_the_bench_by_name(tmp_path: Path, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fourdgen import checks
+
+    assert "FOURDGEN_BENCH" in fourdgen("eval", scene, "--truth", "fox", cwd=tmp_path).stderr
+    (tmp_path / "bench" / "fox" / "truth").mkdir(parents=True)
+    (tmp_path / "bench" / "fox" / "truth" / "transforms.json").write_text("{}")
+    monkeypatch.setenv("FOURDGEN_BENCH", str(tmp_path / "bench"))
+    assert checks.truth_folder(Path("fox"), scene) == tmp_path / "bench" / "fox"
 
 
 def test_status_of_what_is_no_run(tmp_path: Path) -> None:

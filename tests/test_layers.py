@@ -29,9 +29,11 @@ FLOORS = {
     "fourdgen.pipeline": 9,
     "fourdgen.account": 9,
     "fourdgen.doctor": 9,
+    "fourdgen.checks": 9,
     "fourdgen.playback": 9,
     "fourdgen.evaluate": 9,
     "fourdgen.view": 9,
+    "fourdgen.speaking": 10,
     "fourdgen.cli": 10,
 }
 APART = {6: ("fourdgen.fit", "fourdgen.priors"), 7: ("fourdgen.poses", "fourdgen.generate")}

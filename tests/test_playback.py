@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -279,7 +280,8 @@ def test_sizes_and_colours() -> None:
     assert parse_size("640x480") == (640, 480)
     assert parse_size("512") == (512, 512)
     assert parse_size("") is None
-    assert torch.equal(parse_color("black"), torch.zeros(3))
+    assert parse_color("black") == (0, 0, 0)
+    assert parse_color("#ff0080") == (1, 0, 128 / 255)
     assert parse_color("") is None
 
 
@@ -301,7 +303,7 @@ def test_sizes_and_colours() -> None:
         (RenderRequest(elevation=90), "not an elevation"),
         (RenderRequest(background="mauve"), "no such colour"),
         (RenderRequest(output=Path("out.avi")), "cannot write this kind"),
-        (RenderRequest(cameras=Path("nowhere.json")), "no such cameras"),
+        (RenderRequest(cameras=Path("nowhere.json")), "nowhere.json: no such file or folder"),
     ],
 )
 def test_requests_that_cannot_be_met_are_refused_before_any_picture(
@@ -311,6 +313,21 @@ def test_requests_that_cannot_be_met_are_refused_before_any_picture(
     with pytest.raises(FourdgenError, match=said):
         render(scene_path, request_)
     assert sorted(scene_path.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["orbit.mp4", "orbit.gif", "pictures"])
+def test_a_place_that_cannot_be_written_is_found_before_a_picture_is_drawn(scene_path: Path, name: str) -> None:
+    class Listener:
+        events: ClassVar[list[str]] = []
+
+        def emit(self, event: str, **fields: object) -> None:
+            self.events.append(event)
+
+        def warn(self, message: str) -> None: ...
+
+    with pytest.raises(FourdgenError, match="cannot write in /proc"):
+        render(scene_path, RenderRequest(output=Path("/proc") / name), Listener())
+    assert Listener.events == []
 
 
 def test_carrying_to_a_device_changes_nothing() -> None:

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen.data.lens import Lens
-from fourdgen.report import FourdgenError
+from fourdgen.report import FourdgenError, absent
 
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL camera axes <-> OpenCV camera axes; its own inverse
 
@@ -61,7 +61,7 @@ def read_camera_entries(path: Path) -> list[CameraEntry]:
             "a COLMAP model has cameras.bin and images.bin (or .txt); for nerfstudio give the transforms.json",
         )
     if not path.exists():
-        raise FourdgenError(f"{path}: no such cameras file", "give a transforms.json or the folder of a COLMAP model")
+        raise absent(path, "give a transforms.json or the folder of a COLMAP model")
     if path.name in ("cameras.txt", "images.txt", "cameras.bin", "images.bin"):
         return _read_colmap(path.parent, path.suffix[1:])
     return _read_transforms(path)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from fourdgen.data.cameras_io import CameraEntry
 from fourdgen.data.sources import Source, natural_key, pictures_in
-from fourdgen.report import FourdgenError
+from fourdgen.report import FourdgenError, absent
 
 HINT = "give each entry of the file `clip` (the video's name without its ending) and `frame` (its number from 0)"
 
@@ -80,8 +80,10 @@ def match_masks(folder: Path, names: Sequence[str]) -> Mapping[str, tuple[Path, 
     Raises FourdgenError: no such folder, no masks for a clip.
     """
     hint = "masks are FOLDER/CLIP/*.png, or FOLDER/*.png for a single clip, one picture a frame"
+    if not folder.exists():
+        raise absent(folder, hint)
     if not folder.is_dir():
-        raise FourdgenError(f"{folder}: no such folder of masks", hint)
+        raise FourdgenError(f"{folder}: a file, not a folder of masks", hint)
     found = {}
     for name in names:
         pictures = pictures_in(folder / name) if (folder / name).is_dir() else ()

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from fourdgen.data import video
 from fourdgen.data.video import VideoFrame, reduced, resized
-from fourdgen.report import FourdgenError, Reporter, Silent
+from fourdgen.report import FourdgenError, Reporter, Silent, absent
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".exr", ".avif", ".ppm"}
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".3gp", ".flv"}
@@ -47,7 +47,7 @@ def pictures_in(folder: Path) -> tuple[Path, ...]:
 def open_source(path: Path) -> Source:
     """Looks at an input without reading its frames. Raises FourdgenError: no such file, nothing usable in it."""
     if not path.exists():
-        raise FourdgenError(f"{path}: no such file or folder", "give video files or folders of pictures")
+        raise absent(path, "give video files or folders of pictures")
     if not path.is_dir():
         return Source(path)
     pictures = pictures_in(path)

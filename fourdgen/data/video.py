@@ -22,7 +22,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-from fourdgen.report import FourdgenError, Reporter, Silent
+from fourdgen.report import FourdgenError, Reporter, Silent, absent
 
 NOT_VIDEO = {"tty", "ans", "bin", "xbin"}  # FFmpeg renders text files with these; nobody means that
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these drop the alpha layer
@@ -105,7 +105,7 @@ def _opened(path: Path) -> InputContainer:
     try:
         container = av.open(str(path))
     except FileNotFoundError as error:
-        raise FourdgenError(f"{path}: no such file", hint) from error
+        raise absent(path, hint) from error
     except (av.FFmpegError, ValueError) as error:
         raise FourdgenError(f"{path}: not a video", hint) from error
     names = set(container.format.name.split(","))

@@ -1,263 +1,30 @@
-"""The verb `render`: videos, GIFs and picture folders of a scene."""
+"""The verb `render`: videos, GIFs and picture folders of a scene.
+
+What a request can get wrong is found before anything heavy is imported (request.py); film.py draws.
+"""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from jaxtyping import UInt8
+from fourdgen.playback.request import RenderRequest, check_request, parse_color, parse_size
+from fourdgen.report import Reporter, Silent
+from fourdgen.scene import ply
 
-from fourdgen.data.cameras_io import read_camera_entries
-from fourdgen.data.capture import Capture, load_capture
-from fourdgen.data.video import resized, write_gif, write_video
-from fourdgen.playback import shots as shooting
-from fourdgen.playback.channels import CHANNELS, Look, depth_counts, layer, opaque, with_alpha
-from fourdgen.playback.shots import Motion, Shot
-from fourdgen.render import Rasterizer
-from fourdgen.render.carried import rasterizer_on
-from fourdgen.report import FourdgenError, Reporter, Silent
-from fourdgen.scene import files
-from fourdgen.scene.entries import clip_of
-from fourdgen.scene.scene4d import Scene4D
-
-DEFAULT_SIZE = (640, 640)
-DEFAULT_FPS = 30.0
-INGEST_FOLDER = "01-ingest"
-COLORS = {"white": "#ffffff", "black": "#000000", "gray": "#808080", "grey": "#808080", "green": "#00b140"}
-_PATHS: dict[str, Callable[..., list[Shot]]] = {"spiral": shooting.spiral, "bullet": shooting.bullet}
-
-
-@dataclass(frozen=True)
-class RenderRequest:
-    """What `fourdgen render` was asked for. At most one of orbit, source, cameras and path; none means orbit.
-
-    size: WxH or one number, "" for the default. background: a name, #rrggbb, or "" (white; transparent in PNGs).
-    output: FILE.mp4, FILE.gif or a folder; None puts it beside the scene.
-    """
-
-    orbit: bool = False
-    source: str | None = None
-    cameras: Path | None = None
-    path: str | None = None
-    clip: str | None = None
-    time: str = "loop"
-    size: str = ""
-    fps: float | None = None
-    speed: float = 1.0
-    elevation: float = 15.0
-    channel: str = "rgb"
-    output: Path | None = None
-    background: str = ""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    shots: list[Shot]
-    fps: float
-    output: Path
-    look: Look
-    background: torch.Tensor | None
-    filmed: Callable[[int], UInt8[np.ndarray, "h w 3"]] | None = None  # the filmed frame beside shot number i
+__all__ = ["RenderRequest", "check_request", "parse_color", "parse_size", "render"]
 
 
 def render(
     scene_path: Path, request: RenderRequest, report: Reporter = Silent(), device: str = "cpu", renderer: str = "auto"
 ) -> Path:
-    """Draws what was asked for and returns where it is. Raises FourdgenError for what cannot be drawn."""
-    scene = files.read(scene_path, report)
-    rasterizer = rasterizer_on(device, renderer)
-    plan = _plan(scene, Path(scene_path), request, report)
-    report.emit("note", text=f"{len(plan.shots)} pictures, renderer {rasterizer.name}")
-    try:
-        plan.output.parent.mkdir(parents=True, exist_ok=True)
-        if plan.output.suffix == ".mp4":
-            write_video(plan.output, _pictures(scene, plan, rasterizer, report), plan.fps)
-        elif plan.output.suffix == ".gif":
-            write_gif(plan.output, _pictures(scene, plan, rasterizer, report), plan.fps)
-        else:
-            _write_folder(scene, plan, rasterizer, report)
-    except OSError as error:
-        raise FourdgenError(
-            f"{plan.output} cannot be written: {error.strerror or error}", "free some space, or choose another place"
-        ) from None
-    return plan.output
+    """Draws what was asked for and returns where it is.
 
-
-# --------------------------------------------------------------------------------------------------------------
-# From the request to a plan. Everything that can be wrong with a request is found here, before a picture is drawn.
-
-
-def _plan(scene: Scene4D, scene_path: Path, request: RenderRequest, report: Reporter) -> _Plan:
-    asked = [request.orbit, request.source is not None, request.cameras is not None, request.path is not None]
-    if sum(asked) > 1:
-        raise FourdgenError("only one of --orbit, --source, --cameras and --path can be drawn at a time", "choose one")
-    if request.channel not in CHANNELS:
-        raise FourdgenError(f"--channel {request.channel}: no such channel", f"channels: {', '.join(CHANNELS)}")
-    if request.path is not None and request.path not in _PATHS:
-        raise FourdgenError(f"--path {request.path}: no such path", f"paths: {', '.join(_PATHS)}")
-    if request.fps is not None and not 0.1 <= request.fps <= 240:
-        raise FourdgenError(f"--fps {request.fps:g}: not a usable frame rate", "give a number from 0.1 to 240")
-    if not -89 <= request.elevation <= 89:
-        raise FourdgenError(f"--elevation {request.elevation:g}: not an elevation", "give degrees from -89 to 89")
-    size, background = parse_size(request.size), parse_color(request.background)
-    fps = request.fps or DEFAULT_FPS
-    filmed = None
-    if request.source is not None:
-        clip = clip_of(scene, request.source)
-        shots, label = shooting.source(clip, size), _file_name(clip.name)
-        fps = request.fps or min(round(1 / shooting.frame_time(clip), 3), 240.0)
-        filmed = _filmed(scene, clip.name, shots, report)
-    else:
-        motion = shooting.motion_of(scene, clip_of(scene, request.clip or scene.reference), request.time, request.speed)
-        shots, label = _made_up(scene, motion, request, size, fps, report)
-    output = request.output or _default_output(scene_path, label, request)
-    _check_output(output, shots)
-    look = Look(request.channel, _depth_range(scene, shots, request.channel), clip_colors=request.source is not None)
-    return _Plan(shots, fps, output, look, background, filmed)
-
-
-def _made_up(
-    scene: Scene4D, motion: Motion, request: RenderRequest, size: tuple[int, int] | None, fps: float, report: Reporter
-) -> tuple[list[Shot], str]:
-    if request.cameras is not None:
-        entries = read_camera_entries(request.cameras)
-        if any(entry.distortion is not None for entry in entries):
-            report.warn(f"{request.cameras}: lens distortion is left out; pictures are those of a straight lens")
-        return shooting.from_entries(scene, entries, motion, size, fps), "cameras"
-    name = request.path or "orbit"
-    move = _PATHS.get(name, shooting.orbit)
-    return move(scene, motion, size or DEFAULT_SIZE, fps, request.elevation), name
-
-
-def parse_size(text: str) -> tuple[int, int] | None:
-    """(w, h) of `640x480` or `512`; None for an empty text. Raises FourdgenError."""
-    if not text:
-        return None
-    match = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text.strip())
-    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not all(16 <= side <= 8192 for side in size):
-        raise FourdgenError(f"--size {text}: not a picture size", "give WIDTHxHEIGHT or one number, from 16 to 8192")
-    return size
-
-
-def parse_color(text: str) -> torch.Tensor | None:
-    """sRGB [3] 0..1 of a name or #rrggbb; None for an empty text. Raises FourdgenError."""
-    if not text:
-        return None
-    match = re.fullmatch(r"#?([0-9a-fA-F]{6})", COLORS.get(text.lower(), text))
-    if not match:
-        raise FourdgenError(f"--background {text}: no such colour", f"give #rrggbb, or one of {', '.join(COLORS)}")
-    return torch.tensor([int(match[1][i : i + 2], 16) / 255 for i in (0, 2, 4)])
-
-
-def _default_output(scene_path: Path, label: str, request: RenderRequest) -> Path:
-    channel = "" if request.channel == "rgb" else f"_{request.channel}"
-    name = f"{scene_path.stem}_{label}{channel}"
-    return scene_path.with_name(name if request.cameras is not None else f"{name}.mp4")
-
-
-def _file_name(text: str) -> str:
-    """A clip's name as part of a file's name."""
-    return re.sub(r"[^\w.-]+", "_", text)[:100] or "clip"
-
-
-def _check_output(output: Path, shots: list[Shot]) -> None:
-    if output.suffix in (".mp4", ".gif"):
-        sizes = {shot.camera.size for shot in shots}
-        if len(sizes) > 1:
-            raise FourdgenError("the cameras have pictures of different sizes", "write a folder, or give --size")
-        if output.is_dir():
-            raise FourdgenError(f"{output} is a folder", "give another name")
-    elif output.suffix and not output.is_dir():
-        raise FourdgenError(f"{output}: cannot write this kind of file", "give FILE.mp4, FILE.gif or a folder")
-    elif output.exists() and not output.is_dir():
-        raise FourdgenError(f"{output} is a file", "give a folder, FILE.mp4 or FILE.gif")
-
-
-def _filmed(
-    scene: Scene4D, name: str, shots: list[Shot], report: Reporter
-) -> Callable[[int], UInt8[np.ndarray, "h w 3"]] | None:
-    """The filmed frames of a clip, where the run folder still has them."""
-    folder = Path(scene.run_folder) / INGEST_FOLDER
-    try:
-        capture: Capture = load_capture(folder)
-        clip = capture.clip(name)
-    except (FourdgenError, KeyError):
-        report.warn("the filmed frames are not there" + (f" ({folder})" if scene.run_folder else "") + ": drawn alone")
-        return None
-    index_of = {int(number): i for i, number in enumerate(clip.frame_ids.tolist())}
-    wanted = [index_of.get(int(number)) for number in scene.clips[name].frame_ids.tolist()]
-
-    def frame(number: int) -> UInt8[np.ndarray, "h w 3"]:
-        index = wanted[number]
-        width, height = shots[number].camera.size
-        if index is None:
-            return np.full((height, width, 3), 255, np.uint8)
-        return resized(capture.read(name, "rgb", index), (width, height))
-
-    return frame
-
-
-def _depth_range(scene: Scene4D, shots: list[Shot], channel: str) -> tuple[float, float]:
-    """Nearest and farthest depth over all shots, from some of them: one range for all, or the colours would flicker."""
-    if channel != "depth":
-        return (0.0, 1.0)
-    depths = []
-    for shot in shots[:: max(1, len(shots) // 12)]:
-        surfels = scene.at(shot.clip, shot.seconds)
-        depth = shot.camera.project(surfels.means)[1][0]
-        depths.append(depth[(torch.sigmoid(surfels.opacity) > 0.1) & (depth > 0)])
-    everything = torch.cat(depths).numpy()
-    if everything.size == 0:
-        return (0.0, 1.0)
-    near, far = np.quantile(everything, [0.005, 0.995])
-    return float(near), float(max(far, near + 1e-6))
-
-
-# --------------------------------------------------------------------------------------------------------------
-# Drawing, one picture at a time.
-
-
-def _pictures(
-    scene: Scene4D, plan: _Plan, rasterizer: Rasterizer, report: Reporter
-) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    background = torch.ones(3) if plan.background is None else plan.background
-    for number, shot in enumerate(plan.shots):
-        picture = opaque(layer(scene, shot, plan.look, rasterizer), plan.look, background)
-        if plan.filmed is not None:
-            picture = np.concatenate([plan.filmed(number), picture], axis=1)
-        report.emit("step", stage="render", step=number + 1, total=len(plan.shots))
-        yield picture
-
-
-def _write_folder(scene: Scene4D, plan: _Plan, rasterizer: Rasterizer, report: Reporter) -> None:
-    """PNGs 00000.png, 00001.png, ...: straight colour with alpha, or opaque before a background that was asked for.
-
-    Depth is 16 bit; depth.json says how long one count is, in the user's units where the scene knows them.
+    Raises FourdgenError for what cannot be drawn, and for a place that cannot be written, before a picture is drawn.
     """
-    import cv2
+    ply.check(scene_path)
+    check_request(request)
+    from fourdgen.playback.film import film
+    from fourdgen.render.carried import rasterizer_on
+    from fourdgen.scene import files
 
-    plan.output.mkdir(parents=True, exist_ok=True)
-    unit = plan.look.depth_range[1] * 1.25 / 65535
-    if plan.look.channel == "depth":
-        scale = 1.0 if scene.world_from_input is None else scene.world_from_input.scale
-        about = {"unit": unit / scale, "about": "depth = value * unit; 0: nothing there"}
-        (plan.output / "depth.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-    for number, shot in enumerate(plan.shots):
-        drawn = layer(scene, shot, plan.look, rasterizer)
-        if plan.look.channel == "depth":
-            picture = depth_counts(drawn, unit)
-        elif plan.background is not None:
-            picture = opaque(drawn, plan.look, plan.background)
-        else:
-            picture = with_alpha(drawn, plan.look)
-        if picture.ndim == 3:  # OpenCV wants blue first
-            picture = np.ascontiguousarray(picture[..., [2, 1, 0, 3][: picture.shape[2]]])
-        if not cv2.imwrite(str(plan.output / f"{number:05d}.png"), picture):
-            raise FourdgenError(f"{plan.output / f'{number:05d}.png'} cannot be written", "is the disk full?")
-        report.emit("step", stage="render", step=number + 1, total=len(plan.shots))
+    return film(files.read(scene_path, report), Path(scene_path), request, report, rasterizer_on(device, renderer))

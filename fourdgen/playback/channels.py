@@ -14,8 +14,6 @@ from fourdgen.render import Rasterizer, RenderOut, draw
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.surfels import sh_from_rgb
 
-CHANNELS = ("rgb", "normal", "depth", "alpha", "confidence")
-
 
 @dataclass(frozen=True)
 class Look:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fourdgen.data.cameras_io import CameraEntry
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
+from fourdgen.playback.request import parse_speed, parse_time
 from fourdgen.report import FourdgenError
 from fourdgen.scene.entries import camera_of, moment_of
 from fourdgen.scene.files import extent
@@ -71,17 +72,9 @@ def frame_time(clip: SceneClip) -> float:
 
 def motion_of(scene: Scene4D, clip: SceneClip, time: str, speed: float) -> Motion:
     """The motion that `--time` asks for: loop, or freeze:SECONDS. Raises FourdgenError for anything else."""
-    if speed <= 0 or not math.isfinite(speed):
-        raise FourdgenError(f"--speed {speed:g}: time must pass", "give a number above 0, such as 0.5")
-    if time == "loop":
+    frozen, speed = parse_time(time), parse_speed(speed)
+    if frozen is None:
         return Motion(clip, speed=speed, back_and_forth=not _meets_itself(scene, clip))
-    kind, _, value = time.partition(":")
-    try:
-        frozen = float(value)
-    except ValueError:
-        frozen = math.nan
-    if kind != "freeze" or not math.isfinite(frozen):
-        raise FourdgenError(f"--time {time}: not understood", "use loop, or freeze:SECONDS such as freeze:0.5")
     first, last = float(clip.seconds[0]), float(clip.seconds[-1])
     if not first <= frozen <= last:
         raise FourdgenError(f"--time {time}: clip {clip.name} runs from {first:g} to {last:g} s", "choose a time in it")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fourdgen.report import FourdgenError
+from fourdgen.report import FourdgenError, absent
 
 # Every name that the format knows for a scalar type.
 _TYPES = {
@@ -89,29 +89,19 @@ def read_ply(path: Path) -> Ply:
 
     Raises FourdgenError for a file that is absent, no PLY, cut off, or that says impossible things about itself.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEADER_LIMIT)
-        length = path.stat().st_size
-    except OSError as error:
-        raise FourdgenError(f"{path} cannot be read: {error.strerror or error}", "check the path") from None
-    header, start = _split_header(path, head)
-    order, comments, declared = _parse_header(path, header)
+    order, comments, declared, start, length = _look(path)
     elements: dict[str, np.ndarray] = {}
     words = _ascii_words(path, start, length) if order == "" else []
     offset = 0 if order == "" else start
     for element in declared:
         if element.has_lists:
             break
-        dtype = np.dtype([(name, order + kind) for name, kind in element.columns])
+        dtype = _dtype(element, order)
         # The length is compared before anything is allocated: a count is only a claim.
         if order == "":
-            size, there = element.count * len(element.columns), len(words) - offset
+            size = _fits(path, element, element.count * len(element.columns), len(words) - offset, "values")
         else:
-            size, there = element.count * dtype.itemsize, length - offset
-        if size > there:
-            unit = "values" if order == "" else "bytes"
-            raise FourdgenError(f"{path} is cut off: its {element.name} lacks {size - there} {unit}", _AGAIN)
+            size = _fits(path, element, element.count * dtype.itemsize, length - offset, "bytes")
         if order == "":
             elements[element.name] = _from_words(path, element, words[offset : offset + size])
         else:
@@ -119,6 +109,50 @@ def read_ply(path: Path) -> Ply:
             elements[element.name] = raw.astype(dtype.newbyteorder("="), copy=False)
         offset += size
     return Ply(comments, elements)
+
+
+def _dtype(element: _Element, order: str) -> np.dtype:
+    return np.dtype([(name, order + kind) for name, kind in element.columns])
+
+
+def _fits(path: Path, element: _Element, size: int, there: int, unit: str) -> int:
+    """`size`, if the file still holds as much."""
+    if size > there:
+        raise FourdgenError(f"{path} is cut off: its {element.name} lacks {size - there} {unit}", _AGAIN)
+    return size
+
+
+def check(path: Path | str) -> None:
+    """Raises FourdgenError for a file that is absent, no PLY, or cut off. Reads the header only."""
+    order, _, declared, start, length = _look(Path(path))
+    offset = start
+    for element in declared:
+        if order == "" or element.has_lists:  # text has no fixed length, and lists neither
+            return
+        offset += _fits(Path(path), element, element.count * _dtype(element, order).itemsize, length - offset, "bytes")
+
+
+def comment_of(path: Path | str, start: str) -> str:
+    """The rest of the first comment line that starts with `start`; empty where there is none. Raises as `check`."""
+    for comment in _look(Path(path))[1]:
+        if comment.startswith(start):
+            return comment[len(start) :]
+    return ""
+
+
+def _look(path: Path) -> tuple[str, tuple[str, ...], list[_Element], int, int]:
+    """(byte order, comments, elements, where the data start, length of the file)."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEADER_LIMIT)
+        length = path.stat().st_size
+    except FileNotFoundError:
+        raise absent(path) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise FourdgenError(f"{path}: cannot be read: {reason}", "check the path") from None
+    header, start = _split_header(path, head)
+    return *_parse_header(path, header), start, length
 
 
 def _split_header(path: Path, head: bytes) -> tuple[list[str], int]:

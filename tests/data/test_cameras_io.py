@@ -112,7 +112,7 @@ def test_unreadable_files_say_why(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(FourdgenError, match=said):
             read_camera_entries(path)
-    with pytest.raises(FourdgenError, match="no such cameras file"):
+    with pytest.raises(FourdgenError, match="no such file or folder"):
         read_camera_entries(tmp_path / "none.json")
     with pytest.raises(FourdgenError, match="no cameras in this folder"):
         read_camera_entries(tmp_path)
@@ -160,5 +160,5 @@ def test_matching_masks(tmp_path: Path) -> None:
     assert match_masks(tmp_path, ["a"])["a"] == (tmp_path / "a" / "0.png",)
     with pytest.raises(FourdgenError, match="no masks for clip b"):
         match_masks(tmp_path, ["a", "b"])
-    with pytest.raises(FourdgenError, match="no such folder of masks"):
+    with pytest.raises(FourdgenError, match="no such file or folder"):
         match_masks(tmp_path / "none", ["a"])

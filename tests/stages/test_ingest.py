@@ -252,7 +252,7 @@ def test_bad_masks_and_cameras_are_named_before_any_work(tmp_path: Path) -> None
     good = make_video(tmp_path / "good.mp4")
     short = make_masks(tmp_path / "masks", FRAMES - 1)
     assert f"7 masks for the {FRAMES} frames of clip good" in error_of(job(tmp_path, good, masks=short))
-    assert "no such folder of masks" in error_of(job(tmp_path, good, masks=tmp_path / "none"))
+    assert "no such file or folder" in error_of(job(tmp_path, good, masks=tmp_path / "none"))
     assert "no folder of masks" in error_of(job(tmp_path, good), IngestConfig(masks="given"))
     other = cameras_file(tmp_path / "other.json", "somebody")
     assert "no camera for a frame of clip good (it knows somebody)" in error_of(job(tmp_path, good, cameras=other))
