@@ -16,6 +16,7 @@ from fourdgen.playback.request import parse_speed, parse_time
 from fourdgen.report import FourdgenError
 from fourdgen.scene.entries import camera_of, moment_of
 from fourdgen.scene.files import extent
+from fourdgen.scene.looping import frame_time, meets_itself
 from fourdgen.scene.scene4d import Scene4D, SceneClip
 
 FOV_DEGREES = 35.0  # of made-up cameras: long enough that the subject is not distorted
@@ -63,36 +64,15 @@ class Motion:
         return float(self.clip.seconds[0]) + passed
 
 
-def frame_time(clip: SceneClip) -> float:
-    """Seconds between two frames of a clip (median)."""
-    gaps = clip.seconds[1:] - clip.seconds[:-1]
-    gaps = gaps[gaps > 0]
-    return float(gaps.median()) if len(gaps) else 1 / 24
-
-
 def motion_of(scene: Scene4D, clip: SceneClip, time: str, speed: float) -> Motion:
     """The motion that `--time` asks for: loop, or freeze:SECONDS. Raises FourdgenError for anything else."""
     frozen, speed = parse_time(time), parse_speed(speed)
     if frozen is None:
-        return Motion(clip, speed=speed, back_and_forth=not _meets_itself(scene, clip))
+        return Motion(clip, speed=speed, back_and_forth=not meets_itself(scene, clip))
     first, last = float(clip.seconds[0]), float(clip.seconds[-1])
     if not first <= frozen <= last:
         raise FourdgenError(f"--time {time}: clip {clip.name} runs from {first:g} to {last:g} s", "choose a time in it")
     return Motion(clip, frozen=frozen, speed=speed)
-
-
-def _meets_itself(scene: Scene4D, clip: SceneClip) -> bool:
-    """Whether going from the last frame straight to the first is hardly a larger step than the clip makes anyway."""
-    if len(clip.seconds) < 4:
-        return False
-    steps = torch.linspace(0, len(clip.seconds) - 2, min(8, len(clip.seconds) - 1)).long().tolist()
-    own = [_moved(scene, clip, i, i + 1) for i in steps]
-    return _moved(scene, clip, len(clip.seconds) - 1, 0) <= 1.5 * max(own) + 1e-6
-
-
-def _moved(scene: Scene4D, clip: SceneClip, one: int, other: int) -> float:
-    a, b = (scene.at(clip.name, float(clip.seconds[i])).means for i in (one, other))
-    return float((a - b).norm(dim=1).mean())
 
 
 @dataclass(frozen=True)

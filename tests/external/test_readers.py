@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import os
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +17,7 @@ from fourdgen.render import draw
 from fourdgen.scene import files
 from fourdgen.scene.motion import Still
 from fourdgen.scene.scene4d import Scene4D
+from tests.external.conftest import missing
 from tests.toy import toy_scene
 
 HERE = Path(__file__).parent
@@ -36,13 +36,6 @@ def scene() -> Scene4D:
 def path(tmp_path: Path, scene: Scene4D) -> Path:
     files.write(tmp_path / "scene.ply", scene)
     return tmp_path / "scene.ply"
-
-
-def missing(what: str, how: str) -> None:
-    """Where the tests are run by hand a program may be absent; in CI its absence is a failure."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} is not there: {how}")
-    pytest.skip(f"{what} is not there: {how}")
 
 
 def program(name: str) -> ModuleType:

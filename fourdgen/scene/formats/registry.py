@@ -9,7 +9,7 @@ from pathlib import Path
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
 from fourdgen.scene.entries import clip_of
-from fourdgen.scene.formats import cameras, splats
+from fourdgen.scene.formats import cameras, html, splats
 from fourdgen.scene.scene4d import Scene4D
 
 
@@ -43,9 +43,14 @@ def _write_splats(path: Path, scene: Scene4D, moment: Moment) -> None:
     splats.write(path, scene, moment.clip, moment.seconds)
 
 
+def _write_html(path: Path, scene: Scene4D, moment: Moment) -> None:
+    html.write(path, scene, clip=moment.clip)
+
+
 FORMATS = (
     Format("scene", ".ply", "the whole 4D asset, as reconstruct writes it", _write_scene),
     Format("cameras", ".json", "cameras of the input frames, nerfstudio layout with clip and frame", _write_cameras),
+    Format("html", ".html", "a page that plays the asset in a browser, offline", _write_html),
     Format("3dgs", None, "static Gaussian splats at one time (--clip, --time SECONDS), .ply", _write_splats),
 )
 
