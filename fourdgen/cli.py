@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from fourdgen.report import ConsoleReporter, FourdgenError
+from fourdgen.report import ConsoleReporter
 from fourdgen.speaking import speaking
 
 app = typer.Typer(
@@ -194,37 +194,58 @@ def render(
         report.places["output"] = draw(scene, request, report, device=pick_device(device))
 
 
+def _formats(wanted: bool) -> None:
+    if wanted:
+        from fourdgen.playback.exports import describe
+
+        ConsoleReporter().result(describe())
+        raise typer.Exit()
+
+
 @app.command()
 def export(
     scene: SceneFile,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.", show_default=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File or folder to write.", show_default=False)],
     format: Annotated[str | None, typer.Option("--format", metavar="NAME", help="[default: by extension]")] = None,
-    clip: Annotated[str | None, typer.Option(metavar="NAME", help="Whose motion. [default: the reference]")] = None,
-    time: Annotated[float | None, typer.Option(metavar="SECONDS", help="When, for formats without motion.")] = None,
+    clip: Annotated[str | None, typer.Option(metavar="NAME", help="Only this clip. [default: all it can hold]")] = None,
+    frames: Annotated[str, typer.Option(metavar="N|A:B:STEP", help="At most N frames, or those named.")] = "",
+    fps: Annotated[float | None, typer.Option(help="Frames a second. [default: the clip's own]")] = None,
+    time: Annotated[str, typer.Option(metavar="loop|SECONDS", help="Close the motion, or one moment of it.")] = "",
+    speed: Annotated[float, typer.Option(help="Speed of the motion; 0.5 is slow motion.")] = 1.0,
+    crop_confidence: Annotated[float, typer.Option(help="Leave out what is less confident (0 to 1).")] = 0.0,
+    up: Annotated[str | None, typer.Option(metavar="y|z", help="Axis that points up. [default: the format's]")] = None,
+    scale: Annotated[float, typer.Option(help="Lengths are multiplied by this.")] = 1.0,
+    origin: Annotated[str, typer.Option(metavar="feet|centre|input", help="What is at 0 (input: your cameras')")] = "",
+    list_formats: Annotated[
+        bool, typer.Option("--list", callback=_formats, is_eager=True, help="Print the formats and what each loses.")
+    ] = False,
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """An asset, or its cameras, for other programs.
 
     \b
     Example:
+      fourdgen export --list
       fourdgen export scene.ply -o cameras.json
       fourdgen export scene.ply --format 3dgs --time 0.5 -o frozen.ply
+      fourdgen export scene.ply --format ply-seq --fps 30 --speed 0.5 --time loop -o slow/
     """
     with speaking(json, "export") as report:
-        from fourdgen import checks
+        from fourdgen import workspace
         from fourdgen.scene import ply
 
         ply.check(scene)
-        checks.output_file(output)
-        from fourdgen.scene import files
-        from fourdgen.scene.formats import registry
+        workspace.check_writable(output.parent)
+        from fourdgen.pipeline import pick_device
+        from fourdgen.playback import exports
+        from fourdgen.scene.adapt import Adapt
 
-        row = registry.choose(output, format)  # before the scene is read
-        if row.name != "scene" and output.exists() and output.samefile(scene):
-            raise FourdgenError(
-                f"{output} is the asset itself, and {row.name} would lose its motion", "name another file"
-            )
-        report.places["output"] = registry.export(files.read(scene, report), output, format, clip, time)
+        adapt = Adapt(
+            clip=clip, frames=frames, fps=fps, time=time, speed=speed, crop_confidence=crop_confidence, up=up,
+            scale=scale, origin=origin,
+        )  # fmt: skip
+        report.places["output"] = exports.export(scene, output, format, adapt, report, device=pick_device(device))
 
 
 @app.command("eval")

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fourdgen.geometry.transforms import quat_exp, quat_multiply
+
 SH_C0 = 0.28209479177387814
 SH_C1 = 0.4886025119029199
 
@@ -73,3 +75,12 @@ def normal_axis(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3"]:
     """Third axis (unit normal) of surfels; its sign is arbitrary until a camera looks."""
     w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
     return torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], -1)
+
+
+def refined(surfels: Surfels) -> Surfels:
+    """The refined branch as plain surfels: rotation exp(dr) r and log scales s + ds (docs/method.md section 6)."""
+    if surfels.refinement is None:
+        return surfels
+    turn, growth = surfels.refinement[:, :3], surfels.refinement[:, 3:]
+    quats = quat_multiply(quat_exp(turn), surfels.quats)
+    return replace(surfels, quats=quats, log_scales=surfels.log_scales + growth, refinement=None)

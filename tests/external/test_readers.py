@@ -11,12 +11,17 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import cKDTree
 
-from fourdgen.geometry.transforms import Sim3
+from fourdgen.geometry.transforms import Sim3, quat_to_matrix, rotation_angle_degrees
+from fourdgen.playback.exports import export
 from fourdgen.render import draw
 from fourdgen.scene import files
+from fourdgen.scene.adapt import Adapt
+from fourdgen.scene.formats.splats import turned_harmonics
 from fourdgen.scene.motion import Still
 from fourdgen.scene.scene4d import Scene4D
+from fourdgen.scene.surfels import SH_C0, SH_C1
 from tests.external.conftest import missing
 from tests.toy import toy_scene
 
@@ -101,3 +106,50 @@ def test_splat_transform_compresses_it(path: Path) -> None:
     """Its compressed writers look at every column: a further check that ours do no harm."""
     splat_transform(path, path.with_name("scene.compressed.ply"))
     assert 0 < path.with_name("scene.compressed.ply").stat().st_size < path.stat().st_size
+
+
+def columns_of(path: Path) -> dict[str, np.ndarray]:
+    """What splat-transform reads in a file, as columns of a 3DGS file."""
+    splat_transform(path, path.with_suffix(".csv"))
+    with path.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+
+
+# Largest errors allowed: positions (root units), log scales, colour, opacity, degrees of rotation, harmonics. A byte of
+# .splat holds a quaternion's component to 1/128; the steps of the others are in their specifications.
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        ("splat", (1e-6, 1e-4, 2.5e-3, 2.5e-3, 1.8, None)),
+        ("spz", (1e-6, 0.04, 8e-3, 2.5e-3, 0.3, 0.04)),
+        ("sog", (5e-5, 0.02, 5e-3, 2.5e-3, 0.8, 0.02)),
+        ("3dgs", (1e-6, 1e-5, 1e-5, 1e-5, 0.01, 1e-5)),
+    ],
+)
+def test_splat_transform_reads_the_splats_of_a_moment(
+    tmp_path: Path, scene: Scene4D, name: str, bounds: tuple[float | None, ...]
+) -> None:
+    path = tmp_path / f"out.{'ply' if name == '3dgs' else name}"
+    export(scene, path, name, Adapt(time="0.3"))
+    read = columns_of(path)
+    truth = turned_harmonics(scene.at("a", 0.3))
+    # Formats order the splats as they like: each is compared with the nearest.
+    means = np.stack([read[axis] for axis in "xyz"], 1)
+    distance, index = cKDTree(truth.means.numpy()).query(means)
+    assert sorted(index) == list(range(900))
+    truth = truth[torch.from_numpy(index)]
+    at, scale, color, opacity, angle, harmonics = bounds
+    assert distance.max() < at
+    scales = np.stack([read[f"scale_{i}"] for i in range(2)], 1)
+    assert np.abs(scales - truth.log_scales.numpy()).max() < scale
+    assert read["scale_2"].max() < -9
+    dc = np.stack([read[f"f_dc_{i}"] for i in range(3)], 1)
+    assert np.abs(SH_C0 * (dc - truth.sh[:, 0].numpy())).max() < color
+    assert np.abs(1 / (1 + np.exp(-read["opacity"])) - torch.sigmoid(truth.opacity).numpy()).max() < opacity
+    quats = torch.from_numpy(np.stack([read[f"rot_{i}"] for i in range(4)], 1)).float()
+    turn = quat_to_matrix(quats).transpose(1, 2) @ quat_to_matrix(truth.quats)
+    assert float(rotation_angle_degrees(turn, torch.eye(3).expand(900, 3, 3)).max()) < angle
+    if harmonics is not None:
+        rest = np.stack([read[f"f_rest_{i}"] for i in range(9)], 1).reshape(-1, 3, 3).transpose(0, 2, 1)
+        assert SH_C1 * np.abs(rest - truth.sh[:, 1:].numpy()).max() < harmonics

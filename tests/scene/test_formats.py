@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 from fourdgen.data.cameras_io import read_camera_entries
-from fourdgen.geometry.transforms import Sim3, so3_exp
+from fourdgen.geometry.transforms import Sim3, quat_to_matrix, so3_exp
+from fourdgen.playback.exports import FORMATS, choose, describe, export
 from fourdgen.render import draw
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
+from fourdgen.scene.adapt import Adapt
 from fourdgen.scene.entries import camera_of, moment_of, seconds_of
-from fourdgen.scene.formats.registry import choose, export
 from tests.toy import toy_scene
 
 WORLD = Sim3(0.4, so3_exp(torch.tensor([0.3, -1.0, 0.2]).double()), torch.tensor([3.0, -2.0, 0.5]).double())
@@ -49,7 +51,7 @@ def test_frame_numbers_between_frames() -> None:
 @pytest.mark.parametrize("harmonics", [1, 4])
 def test_static_splats_look_like_the_scene_at_that_time(tmp_path: Path, harmonics: int) -> None:
     scene = toy_scene(harmonics)
-    export(scene, tmp_path / "out.ply", "3dgs", clip="a", seconds=0.25)
+    export(scene, tmp_path / "out.ply", "3dgs", Adapt(clip="a", time="0.25"))
     camera = scene.clips["a"].cameras[0]  # sees the arm
     truth = draw(scene.at("a", 0.25), camera).rgb
     again = draw(files.read(tmp_path / "out.ply").surfels, camera).rgb
@@ -67,8 +69,52 @@ def test_the_scene_itself(tmp_path: Path) -> None:
 def test_formats_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(FourdgenError, match=r"out\.xyz: no export format has this extension") as caught:
         choose(Path("out.xyz"))
-    assert "scene (.ply), cameras (.json), 3dgs" in caught.value.hint
-    with pytest.raises(FourdgenError, match="no such export format: glb"):
-        choose(Path("out.ply"), "glb")
+    assert "scene (.ply), cameras (.json), html (.html), 3dgs" in caught.value.hint
+    with pytest.raises(FourdgenError, match="no such export format: abc"):
+        choose(Path("out.ply"), "abc")
     with pytest.raises(FourdgenError, match="no clip 'z'"):
-        export(toy_scene(), tmp_path / "out.ply", "3dgs", clip="z")
+        export(toy_scene(), tmp_path / "out.ply", "3dgs", Adapt(clip="z"))
+
+
+def test_a_sequence_has_a_file_for_every_frame(tmp_path: Path) -> None:
+    scene = toy_scene()
+    export(scene, tmp_path / "frames", "ply-seq", Adapt(fps=24, clip="a"))
+    said = json.loads((tmp_path / "frames" / "sequence.json").read_text())["seconds"]
+    assert len(said) == 23 and said[1] == pytest.approx(1 / 24, abs=1e-4)
+    for number in (0, 9):
+        read = files.read(tmp_path / "frames" / f"{number:05d}.ply")
+        assert torch.allclose(read.surfels.means, scene.at("a", said[number]).means, atol=2e-3)
+    assert len(list((tmp_path / "frames").glob("*.ply"))) == 23
+    export(scene, tmp_path / "frames", "ply-seq", Adapt(frames="3", clip="a"))  # ours: replaced as a whole
+    assert len(list((tmp_path / "frames").glob("*.ply"))) == 3
+    (tmp_path / "frames" / "letter.txt").write_text("dear")
+    with pytest.raises(FourdgenError, match="holds other files"):
+        export(scene, tmp_path / "frames", "ply-seq")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["frames"]
+
+
+def test_the_refinement_is_folded_in(tmp_path: Path) -> None:
+    scene = toy_scene()
+    change = torch.tensor([0.0, 0.0, 0.0, 0.3, -0.2]).expand(len(scene.surfels), 5)
+    export(replace(scene, surfels=replace(scene.surfels, refinement=change)), tmp_path / "out.ply", "3dgs")
+    read = files.read(tmp_path / "out.ply").surfels
+    assert torch.allclose(read.log_scales, scene.surfels.log_scales + torch.tensor([0.3, -0.2]), atol=1e-6)
+    turn = torch.tensor([0.1, 0.2, -0.3, 0.0, 0.0]).expand(len(scene.surfels), 5)
+    export(replace(scene, surfels=replace(scene.surfels, refinement=turn)), tmp_path / "out.ply", "3dgs")
+    read = files.read(tmp_path / "out.ply").surfels
+    spun = so3_exp(torch.tensor([0.1, 0.2, -0.3])) @ quat_to_matrix(scene.surfels.quats)  # at rest in frame 0
+    assert torch.allclose(quat_to_matrix(read.quats), spun, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["splat", "spz", "sog", "3dgs"])
+def test_equal_scenes_give_equal_bytes(tmp_path: Path, name: str) -> None:
+    for file in ("one", "two"):
+        export(toy_scene(4), tmp_path / file, name, Adapt(time="0.3"))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_every_format_says_what_it_loses() -> None:
+    said = describe()
+    for row in FORMATS:
+        assert row.name in said and row.about in said and row.loses in said

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from fourdgen.geometry.transforms import quat_to_matrix
-from fourdgen.scene.formats import html, registry
+from fourdgen.playback.exports import export
+from fourdgen.scene.formats import html
 from fourdgen.scene.motion import SampledBones, Still
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.surfels import Surfels, rgb_from_sh
@@ -182,5 +183,5 @@ def test_the_first_view_was_filmed_and_holds_the_subject() -> None:
 
 
 def test_the_extension_chooses_it(tmp_path: Path) -> None:
-    registry.export(toy_scene(), tmp_path / "toy.html")
+    export(toy_scene(), tmp_path / "toy.html")
     assert (tmp_path / "toy.html").read_text().startswith("<!DOCTYPE html>")

@@ -1,1 +1,1 @@
-"""What a scene can be exported to. A new format is one file here and one row in the table of registry.py."""
+"""The files that a scene can be exported to, one module each. The table of them is in playback/exports.py."""
