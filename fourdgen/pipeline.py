@@ -280,10 +280,11 @@ def reconstruct(request: Request, report: Reporter | None = None) -> Result:
     began = time.monotonic()
     planned = plan(request)
     job = planned.job
+    new = not job.run_folder.exists()
     with workspace.disk_errors(job.run_folder, job.output.parent):
         job.run_folder.mkdir(parents=True, exist_ok=True)
         job.output.parent.mkdir(parents=True, exist_ok=True)
-        with workspace.lock(job.run_folder):
+        with workspace.lock(job.run_folder), workspace.made_for_nothing(job.run_folder, new):
             if request.fresh:
                 workspace.clear_run(job.run_folder)
             log = EventLog(job.run_folder / workspace.LOG, report or Silent())

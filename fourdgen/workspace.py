@@ -273,6 +273,20 @@ def clear_run(folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def made_for_nothing(run_folder: Path, new: bool) -> Iterator[None]:
+    """Takes a `new` run folder away again when the run is refused before any stage is finished. Needs its lock."""
+    try:
+        yield
+    except (FourdgenError, OSError):
+        if new and not any((stage / SEAL).is_file() for stage in stage_folders(run_folder)):
+            clear_run(run_folder)
+            (run_folder / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # never made, or somebody has put something in it
+                run_folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def lock(run_folder: Path) -> Iterator[None]:
     """Keeps a second process out of the run folder. The system frees the lock when the process dies."""
     with (run_folder / LOCK).open("a+") as file:

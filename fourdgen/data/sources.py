@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fourdgen.data import video
+from fourdgen.data.picture_size import quick_size
 from fourdgen.data.video import VideoFrame, reduced, resized
 from fourdgen.report import FourdgenError, Reporter, Silent, absent
 
@@ -69,8 +70,7 @@ def count_and_size(source: Source) -> tuple[int, tuple[int, int]]:
     """(number of frames, for videos only looked for up to 2; size (w, h) in the source). Raises FourdgenError."""
     if source.is_video:
         return video.probe(source.path)
-    picture = read_picture(source.pictures[0])
-    return len(source.pictures), (picture.shape[1], picture.shape[0])
+    return len(source.pictures), picture_size(source.pictures[0])
 
 
 def frame_count(source: Source) -> int:
@@ -119,29 +119,56 @@ def evenly(times: Sequence[float], limit: int) -> list[int]:
     return sorted({int(i) for i in nearest})
 
 
+def chosen_frames(source: Source, limit: int = 0, fps: float = 24.0, among: Sequence[int] | None = None) -> list[int]:
+    """Numbers of the frames that are used: at most `limit` (0: all), evenly in time, all of them in `among`."""
+    times: Sequence[float] = video.frame_ticks(source.path) if source.is_video else picture_times(source, fps)
+    numbers = [i for i in (range(len(times)) if among is None else sorted(among)) if 0 <= i < len(times)]
+    return [numbers[i] for i in evenly([times[i] for i in numbers], limit)]
+
+
 def read_source(
-    source: Source, longest: int | None = None, limit: int = 0, fps: float = 24.0, report: Reporter = Silent()
+    source: Source,
+    longest: int | None = None,
+    limit: int = 0,
+    fps: float = 24.0,
+    report: Reporter = Silent(),
+    among: Sequence[int] | None = None,
 ) -> Iterator[VideoFrame]:
-    """The frames of an input, in time order. `limit`: at most so many, evenly in time (0: all). See `read_video`."""
+    """The frames of an input, in time order. `limit`, `among`: see `chosen_frames`; `longest`: see `read_video`."""
     if source.is_video:
         keep = None
-        if limit > 0:
+        if limit > 0 or among is not None:
             ticks = video.frame_ticks(source.path)
-            keep = frozenset(ticks[i] for i in evenly(ticks, limit)) if len(ticks) > limit else None
+            chosen = chosen_frames(source, limit, fps, among)
+            keep = frozenset(ticks[i] for i in chosen) if len(chosen) < len(ticks) else None
         yield from video.read_video(source.path, longest, keep, report)
         return
     seconds = picture_times(source, fps)
     first: tuple[int, int] | None = None
-    for index in evenly(seconds, limit):
+    for index in chosen_frames(source, limit, fps, among):
         picture = read_picture(source.pictures[index])
         size = (picture.shape[1], picture.shape[0])
         first = first or size
-        if size != first:
-            raise FourdgenError(
-                f"{source.pictures[index]}: {size[0]}x{size[1]}, but the pictures before it are {first[0]}x{first[1]}",
-                "all pictures of one clip must have one size",
-            )
+        check_same_size(source.pictures[index], size, first)
         yield VideoFrame(resized(picture, reduced(size, longest)), seconds[index], index, size)
+
+
+def check_same_size(path: Path, size: tuple[int, int], first: tuple[int, int]) -> None:
+    """Raises FourdgenError when a picture is not as large as the first of its clip."""
+    if size != first:
+        raise FourdgenError(
+            f"{path}: {size[0]}x{size[1]}, but the first picture of its folder is {first[0]}x{first[1]}",
+            "all pictures of one clip must have one size",
+        )
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(w, h) of a picture file, upright; decoded only where its header is of a rarer kind. Raises FourdgenError."""
+    size = quick_size(path)
+    if size is None:
+        picture = read_picture(path)
+        size = picture.shape[1], picture.shape[0]
+    return size
 
 
 def read_picture(path: Path) -> UInt8[np.ndarray, "h w c"]:

@@ -17,6 +17,17 @@ from fourdgen.data import sources
 from fourdgen.data.cameras_io import CameraEntry, read_camera_entries
 from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, write_picture
 from fourdgen.data.contact_sheet import draw_masks
+from fourdgen.data.intake import (
+    Intake,
+    camera_errors,
+    check_cameras,
+    check_mask_count,
+    check_mask_size,
+    empty_error,
+    is_empty,
+    look,
+    mask_errors,
+)
 from fourdgen.data.lens import Lens, Straightener, rim, straightener
 from fourdgen.data.matching import match_cameras, match_masks
 from fourdgen.data.sources import Source
@@ -27,8 +38,6 @@ from fourdgen.report import FourdgenError, Reporter, all_at_once
 from fourdgen.workspace import Context, Job, Stage
 
 CLEAR = 128  # alpha below this somewhere makes an alpha channel a mask
-LEAST_MASK = 1e-4  # of the picture: a mask that covers less counts as empty
-ASPECT = 0.02  # by which the shapes of a camera's picture and of the clip may differ
 
 
 @dataclass(frozen=True)
@@ -57,15 +66,18 @@ class IngestConfig:
 def check(job: Job, config: IngestConfig) -> None:
     """All that can be known without decoding a video. Raises one FourdgenError with everything that is wrong."""
     errors: list[FourdgenError] = []
-    opened: dict[str, tuple[Source, int]] = {}
+    opened: list[Intake] = []
     if not job.inputs:
         errors.append(FourdgenError("there is no input", "give video files or folders of pictures"))
     twice = sorted({str(path) for path in job.inputs if job.inputs.count(path) > 1})
     errors += [FourdgenError(f"{path} is given twice", "name each clip once") for path in twice]
     for name, path in zip(sources.clip_names(job.inputs), job.inputs):
         try:
-            source = sources.open_source(path)
-            opened[name] = source, _checked_count(source, config)
+            clip = look(name, path, config.fps)
+            opened.append(clip)
+            _check_box(clip, config)
+            if config.masks in ("auto", "alpha"):
+                _check_alpha(clip, config)
         except FourdgenError as error:
             errors.append(error)
     if config.masks == "given" and job.masks is None:
@@ -77,60 +89,30 @@ def check(job: Job, config: IngestConfig) -> None:
         except FourdgenError as error:
             errors.append(error)
     if len(opened) == len(job.inputs):  # A missing clip would make the messages below wrong.
-        errors += _mask_errors(job, opened)
-        errors += _camera_errors(job, opened)
+        if job.masks is not None and config.masks in ("auto", "given"):
+            errors += mask_errors(job.masks, opened, config.frames, config.fps)
+        if job.cameras is not None:
+            errors += camera_errors(job.cameras, opened)
     if errors:
         raise all_at_once(errors)
 
 
-def _checked_count(source: Source, config: IngestConfig) -> int:
-    count, size = sources.count_and_size(source)
-    if count < 2:
-        raise FourdgenError(f"{source.path}: only one frame", "a 4D asset needs a video that moves: two frames or more")
-    if config.box is not None and (config.box[0] >= size[0] or config.box[1] >= size[1]):
+def _check_box(clip: Intake, config: IngestConfig) -> None:
+    if config.box is not None and (config.box[0] >= clip.size[0] or config.box[1] >= clip.size[1]):
         raise FourdgenError(
-            f"{source.path}: the box lies outside its {size[0]}x{size[1]} picture",
+            f"{clip.source.path}: the box lies outside its {clip.size[0]}x{clip.size[1]} picture",
             "--box X,Y,W,H, pixels from top left",
         )
-    if not source.is_video:
-        sources.picture_times(source, config.fps)
-    return sources.frame_count(source)
 
 
-def _mask_errors(job: Job, opened: Mapping[str, tuple[Source, int]]) -> list[FourdgenError]:
-    if job.masks is None:
-        return []
-    try:
-        found = match_masks(job.masks, list(opened))
-    except FourdgenError as error:
-        return [error]
-    return [
-        _mask_count_error(job.masks, name, len(found[name]), count)
-        for name, (_, count) in opened.items()
-        if len(found[name]) != count
-    ]
-
-
-def _mask_count_error(folder: Path, name: str, found: int, frames: int) -> FourdgenError:
-    return FourdgenError(
-        f"{folder}: {found} masks for the {frames} frames of clip {name}", "one mask a frame is needed"
-    )
-
-
-def _camera_errors(job: Job, opened: Mapping[str, tuple[Source, int]]) -> list[FourdgenError]:
-    if job.cameras is None:
-        return []
-    try:
-        entries = read_camera_entries(job.cameras)
-    except FourdgenError as error:
-        return [error]
-    errors = []
-    for name, (source, count) in opened.items():
-        try:
-            match_cameras(entries, name, source, count, len(opened) == 1, job.cameras)
-        except FourdgenError as error:
-            errors.append(error)
-    return errors
+def _check_alpha(clip: Intake, config: IngestConfig) -> None:
+    """Pictures whose alpha is the mask, and empty in all of them. One that is not ends the search: mostly the first."""
+    for number in sources.chosen_frames(clip.source, config.frames, config.fps) if not clip.source.is_video else ():
+        picture = sources.read_picture(clip.source.pictures[number])
+        if picture.shape[2] < 4 or not is_empty(picture[..., 3]):
+            return
+    if not clip.source.is_video:
+        raise empty_error(clip.source, "alpha")
 
 
 def files(job: Job) -> tuple[Path, ...]:
@@ -197,7 +179,10 @@ def _ingest(
     given: Sequence[Path] | None,
     entries: Sequence[CameraEntry] | None,
 ) -> Clip:
-    pictures = _read(source, config, ctx.report)
+    found: Mapping[int, CameraEntry] | None = None
+    if entries is not None:
+        found = _known_cameras(ctx, name, source, entries)
+    pictures = _read(source, config, ctx.report, found)
     if not source.is_video and not (source.path / sources.TIMES).is_file():
         ctx.report.emit("note", text=f"{name}: pictures without times, taken as {config.fps:g} a second")
     alpha, way = pictures.alpha, "alpha"
@@ -211,8 +196,8 @@ def _ingest(
     if config.masks == "alpha" and alpha is None:
         raise FourdgenError(f"{source.path}: no alpha channel", "leave --set ingest.masks=alpha away")
     rgb, cameras, known = pictures.rgb, None, None
-    if entries is not None:
-        picked, cameras = _cameras(ctx, name, source, pictures, entries)
+    if found is not None:
+        picked, cameras = _cameras(ctx, name, pictures, found)
         keep, lenses = picked
         pictures = _Pictures(
             rgb[keep], None, [pictures.seconds[i] for i in keep], [pictures.ids[i] for i in keep], pictures.source_size
@@ -248,13 +233,19 @@ def job_masks(job: Job) -> Path:
     return job.masks
 
 
-def _read(source: Source, config: IngestConfig, report: Reporter) -> _Pictures:
-    frames = list(sources.read_source(source, config.size or None, config.frames, config.fps, report))
+def _read(
+    source: Source, config: IngestConfig, report: Reporter, cameras: Mapping[int, CameraEntry] | None
+) -> _Pictures:
+    among = None if cameras is None else sorted(cameras)
+    frames = list(sources.read_source(source, config.size or None, config.frames, config.fps, report, among))
     if len(frames) < 2:
         raise FourdgenError(f"{source.path}: only one frame", "a 4D asset needs a video that moves: two frames or more")
     rgb = np.stack([frame.picture[..., :3] for frame in frames])
     alpha = None
-    if all(frame.picture.shape[2] == 4 for frame in frames):
+    clear = sum(frame.picture.shape[2] == 4 for frame in frames)
+    if 0 < clear < len(frames):
+        report.warn(f"{source.path.name}: {clear} of {len(frames)} pictures have an alpha channel; it is not used")
+    if clear == len(frames):
         alpha = np.stack([frame.picture[..., 3] for frame in frames])
         if alpha.min() >= CLEAR:
             alpha = None  # a channel that hides nothing, as in most GIFs
@@ -267,45 +258,40 @@ def _read_masks(
     paths: Sequence[Path], folder: Path, name: str, pictures: _Pictures, source: Source
 ) -> UInt8[np.ndarray, "t h w"]:
     if max(pictures.ids) >= len(paths):
-        raise _mask_count_error(folder, name, len(paths), max(pictures.ids) + 1)
+        check_mask_count(folder, name, len(paths), max(pictures.ids) + 1)
     width, height = pictures.rgb.shape[2], pictures.rgb.shape[1]
     out = np.empty((len(pictures.ids), height, width), np.uint8)
     for row, number in enumerate(pictures.ids):
         mask = sources.read_mask(paths[number])
-        if abs(mask.shape[1] * height - mask.shape[0] * width) > ASPECT * mask.shape[1] * height:
-            size = pictures.source_size
-            raise FourdgenError(
-                f"{paths[number]}: {mask.shape[1]}x{mask.shape[0]}, but the frames of {source.path.name} are "
-                f"{size[0]}x{size[1]}",
-                "masks must show the whole frame, upright",
-            )
+        check_mask_size(paths[number], (mask.shape[1], mask.shape[0]), pictures.source_size, source)
         out[row] = resized(np.repeat(mask[..., None], 3, 2), (width, height))[..., 0]
     return out
 
 
+def _known_cameras(
+    ctx: Context, name: str, source: Source, entries: Sequence[CameraEntry]
+) -> Mapping[int, CameraEntry]:
+    """Frame number -> camera. Only these frames are used: a limit picks among them."""
+    assert ctx.job.cameras is not None
+    count, alone = sources.frame_count(source), len(ctx.job.inputs) == 1
+    found = match_cameras(entries, name, source, count, alone, ctx.job.cameras)
+    without = [number for number in range(count) if number not in found]
+    if without:
+        ctx.report.warn(f"{name}: no camera for frames {numbers(without)}; they are left out")
+    return found
+
+
 def _cameras(
-    ctx: Context, name: str, source: Source, pictures: _Pictures, entries: Sequence[CameraEntry]
+    ctx: Context, name: str, pictures: _Pictures, found: Mapping[int, CameraEntry]
 ) -> tuple[tuple[list[int], list[Lens]], Cameras]:
     """((rows of the frames that have a camera, their lenses), their cameras in pixels of the stored pictures)."""
     assert ctx.job.cameras is not None
-    alone = len(ctx.job.inputs) == 1
-    found = match_cameras(entries, name, source, sources.frame_count(source), alone, ctx.job.cameras)
     keep = [row for row, number in enumerate(pictures.ids) if number in found]
-    without = [number for number in pictures.ids if number not in found]
-    if len(keep) < 2:
-        raise FourdgenError(f"{ctx.job.cameras}: fewer than two frames of clip {name} have a camera")
-    if without:
-        ctx.report.warn(f"{name}: no camera for frames {numbers(without)}; they are left out")
+    check_cameras(ctx.job.cameras, name, [found[pictures.ids[row]].size for row in keep], pictures.source_size)
     size = (pictures.rgb.shape[2], pictures.rgb.shape[1])
     poses, Ks, lenses = [], [], []
     for row in keep:
         entry = found[pictures.ids[row]]
-        if abs(entry.size[0] * size[1] - entry.size[1] * size[0]) > ASPECT * entry.size[0] * size[1]:
-            raise FourdgenError(
-                f"{ctx.job.cameras}: the cameras of clip {name} are for {entry.size[0]}x{entry.size[1]} pictures, "
-                f"its frames are {pictures.source_size[0]}x{pictures.source_size[1]}",
-                "w and h must have the shape of the upright frames",
-            )
         poses.append(entry.cam_from_input)
         Ks.append(Cameras(entry.cam_from_input[None], entry.K[None].double(), entry.size).resized(size).K[0])
         lenses.append(entry.distortion or Lens())
@@ -363,12 +349,9 @@ def _ignore_empty(
     source: Source,
     way: str,
 ) -> UInt8[np.ndarray, "t h w"]:
-    empty = (alpha > 127).mean((1, 2)) < LEAST_MASK
+    empty = np.array([is_empty(mask) for mask in alpha])
     if empty.all():
-        raise FourdgenError(
-            f"{source.path}: the mask is empty in every frame (masks: {way})",
-            "say where the subject is with --box X,Y,W,H, or give masks with --masks DIR",
-        )
+        raise empty_error(source, way)
     if empty.any():
         report.warn(
             f"{name}: empty masks, so these frames do not count: {numbers([i for i, gone in zip(ids, empty) if gone])}"
@@ -397,6 +380,6 @@ def load(folder: Path) -> Capture:
 
 
 STAGE = Stage(
-    name="ingest", needs=(), config=IngestConfig, version=1, run=run, save=save, load=load,
+    name="ingest", needs=(), config=IngestConfig, version=2, run=run, save=save, load=load,
     files=files, facts=facts, check=check,
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from fourdgen.data import sources
+from fourdgen.data.picture_size import quick_size
 from fourdgen.report import FourdgenError
 
 
@@ -61,7 +63,7 @@ def test_folders_without_pictures_say_what_to_give(tmp_path: Path) -> None:
 def test_pictures_of_two_sizes_are_refused(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "in", ["0.png", "1.png"])
     cv2.imwrite(str(folder / "1.png"), np.zeros((10, 10, 3), np.uint8))
-    with pytest.raises(FourdgenError, match="10x10, but the pictures before it are 60x40"):
+    with pytest.raises(FourdgenError, match="10x10, but the first picture of its folder is 60x40"):
         list(sources.read_source(sources.open_source(folder)))
 
 
@@ -74,3 +76,37 @@ def test_read_picture_depths_and_channels(tmp_path: Path) -> None:
     assert sources.read_picture(tmp_path / "grey.png")[0, 0].tolist() == [7, 7, 7]
     cv2.imwrite(str(tmp_path / "ones.png"), np.eye(4, dtype=np.uint8))
     assert sources.read_mask(tmp_path / "ones.png")[0].tolist() == [255, 0, 0, 0]
+
+
+def test_the_size_of_a_picture_is_known_without_decoding_it(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (30, 50, 3), np.uint8)
+    for kind in ("png", "jpg", "webp", "bmp"):
+        path = tmp_path / f"a.{kind}"
+        cv2.imwrite(str(path), picture)
+        assert sources.picture_size(path) == (50, 30)
+        assert (quick_size(path) is None) == (kind in ("webp", "bmp"))
+    for kind in ("png", "jpg"):  # cut off after the header: decoding would fail, the size is known
+        (tmp_path / f"b.{kind}").write_bytes((tmp_path / f"a.{kind}").read_bytes()[:-200])
+        assert sources.picture_size(tmp_path / f"b.{kind}") == (50, 30)
+    for content in (b"", b"\xff\xd8", b"\xff\xd8\xff\xe1\x00", b"\x89PNG\r\n\x1a\n", b"hello"):
+        (tmp_path / "c.jpg").write_bytes(content)
+        assert quick_size(tmp_path / "c.jpg") is None
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_photo_that_lies_on_its_side_is_measured_as_it_is_shown(tmp_path: Path, orientation: int, order: str) -> None:
+    plain = cv2.imencode(".jpg", np.full((30, 50, 3), 128, np.uint8))[1].tobytes()
+    tiff = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8)
+    tiff += struct.pack(order + "HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
+    exif = b"Exif\0\0" + tiff
+    path = tmp_path / "a.jpg"
+    path.write_bytes(plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:])
+    shown = sources.read_picture(path)
+    assert quick_size(path) == (shown.shape[1], shown.shape[0]) == ((50, 30) if orientation < 5 else (30, 50))
+
+
+def test_frames_are_chosen_among_those_that_may_be(tmp_path: Path) -> None:
+    source = sources.open_source(pictures(tmp_path / "a", [f"{i}.png" for i in range(10)]))
+    assert sources.chosen_frames(source, 0) == list(range(10))
+    assert sources.chosen_frames(source, 3, among=[8, 2, 3, 4, 99]) == [2, 4, 8]

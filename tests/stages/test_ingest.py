@@ -144,10 +144,55 @@ def test_given_masks_follow_the_frames_that_are_used(tmp_path: Path) -> None:
     assert np.array_equal(stack(capture, "a")[1][1].numpy(), disc_alpha(FRAMES - 1))
 
 
-def test_empty_masks_everywhere_are_an_error(tmp_path: Path) -> None:
-    given = make_masks(tmp_path / "masks", empty=tuple(range(FRAMES)))
-    with pytest.raises(FourdgenError, match="empty in every frame"):
-        run(tmp_path, job(tmp_path, make_video(tmp_path / "a.mp4"), masks=given))
+def test_empty_masks_everywhere_are_named_before_any_work(tmp_path: Path) -> None:
+    given, clip = make_masks(tmp_path / "masks", empty=tuple(range(FRAMES))), make_video(tmp_path / "a.mp4")
+    said = error_of(job(tmp_path, clip, masks=given))
+    assert said == (
+        f"{given}: the masks of a.mp4 are empty in every frame / "
+        "a mask is white (or opaque) where the subject is and black elsewhere"
+    )
+    one = make_masks(tmp_path / "one", empty=tuple(t for t in range(FRAMES) if t != 3))
+    ingest.check(job(tmp_path, clip, masks=one), DEFAULT)
+    assert "empty in every frame" in error_of(job(tmp_path, clip, masks=one), IngestConfig(frames=2))  # 0 and the last
+
+
+def test_masks_of_another_shape_are_named_before_any_work(tmp_path: Path) -> None:
+    given, clip = make_masks(tmp_path / "masks"), make_video(tmp_path / "a.mp4")
+    cv2.imwrite(str(given / "5.png"), np.full((HEIGHT * 2, WIDTH * 2), 255, np.uint8))  # larger masks are fine
+    ingest.check(job(tmp_path, clip, masks=given), DEFAULT)
+    cv2.imwrite(str(given / "5.png"), np.full((HEIGHT, HEIGHT), 255, np.uint8))
+    said = error_of(job(tmp_path, clip, masks=given))
+    assert said.startswith(f"{given / '5.png'}: 64x64, but the frames of a.mp4 are 96x64")
+    (given / "5.png").write_bytes(b"no picture")
+    assert f"{given / '5.png'}: this picture cannot be read" in error_of(job(tmp_path, clip, masks=given))
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_pictures_of_two_sizes_are_named_before_any_work(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for t in range(4):
+        cv2.imwrite(str(folder / f"{t}.{kind}"), np.full((40 if t == 2 else 48, 64, 3), 99, np.uint8))
+    said = error_of(job(tmp_path, folder))
+    assert said.startswith(f"{folder / f'2.{kind}'}: 64x40, but the first picture of its folder is 64x48")
+
+
+def test_an_alpha_channel_that_hides_everything_is_named_before_any_work(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for t in range(4):
+        cv2.imwrite(str(folder / f"{t}.png"), np.full((48, 64, 4), (9, 9, 9, 0), np.uint8))
+    assert "its alpha channel hides everything in every frame" in error_of(job(tmp_path, folder))
+    cv2.imwrite(str(folder / "3.png"), np.full((48, 64, 4), (9, 9, 9, 255), np.uint8))
+    ingest.check(job(tmp_path, folder), DEFAULT)
+
+
+def test_pictures_of_which_only_some_have_alpha(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "a")
+    cv2.imwrite(str(folder / "3.png"), disc_picture(3)[..., ::-1])
+    capture, listener = run(tmp_path, job(tmp_path, folder))
+    assert capture.clips[0].masks_from == "plain"
+    assert listener.warnings == ["a: 7 of 8 pictures have an alpha channel; it is not used"]
 
 
 def cameras_file(path: Path, clip: str, count: int = FRAMES, **intrinsics: float) -> Path:
@@ -169,6 +214,16 @@ def test_cameras_come_at_the_size_of_the_clip(tmp_path: Path) -> None:
     assert clip.cameras.K[0].tolist() == [[100, 0, 50], [0, 100, 30], [0, 0, 1]]
     assert clip.cameras.centers()[4].tolist() == pytest.approx([0.4, 0, 3])
     assert "no camera for frames 6-7" in listener.warnings[0]
+
+
+def test_a_limit_of_frames_picks_among_those_with_a_camera(tmp_path: Path) -> None:
+    cameras = cameras_file(tmp_path / "transforms.json", "a", count=4)
+    capture, _ = run(tmp_path, job(tmp_path, make_video(tmp_path / "a.mp4"), cameras=cameras), IngestConfig(frames=2))
+    assert capture.clips[0].frame_ids.tolist() == [0, 3]
+    assert capture.clips[0].seconds.tolist() == pytest.approx([0, 3 / 20])
+    folder = make_folder(tmp_path / "f" / "a")
+    capture, _ = run(tmp_path, job(tmp_path, folder, cameras=cameras), IngestConfig(frames=2))
+    assert capture.clips[0].frame_ids.tolist() == [0, 3]
 
 
 def test_distortion_is_undone_with_the_cameras(tmp_path: Path) -> None:
@@ -268,10 +323,12 @@ def test_settings_that_make_no_sense(wrong: dict) -> None:
         replace(IngestConfig(), **wrong)
 
 
-def test_cameras_of_another_shape_are_refused(tmp_path: Path) -> None:
+def test_cameras_that_do_not_fit_are_named_before_any_work(tmp_path: Path) -> None:
+    clip = make_video(tmp_path / "a.mp4")
     cameras = cameras_file(tmp_path / "transforms.json", "a", w=HEIGHT, h=WIDTH)
-    with pytest.raises(FourdgenError, match="64x96 pictures, its frames are 96x64"):
-        run(tmp_path, job(tmp_path, make_video(tmp_path / "a.mp4"), cameras=cameras))
+    assert "64x96 pictures, its frames are 96x64" in error_of(job(tmp_path, clip, cameras=cameras))
+    one = cameras_file(tmp_path / "one.json", "a", count=1)
+    assert "fewer than two frames of clip a have a camera" in error_of(job(tmp_path, clip, cameras=one))
 
 
 def test_numbers_are_said_as_runs() -> None:
