@@ -129,10 +129,18 @@ def _pack_text(text: Mapping[str, Any]) -> np.ndarray:
 
 
 def _unpack_text(element: np.ndarray) -> dict[str, Any]:
-    text = json.loads(matrix(element, ("text_bytes",)).astype("<i4").tobytes().decode("ascii"))
+    text = json.loads(_ints(element, ("text_bytes",)).astype("<i4").tobytes().decode("ascii"))
     if not isinstance(text, dict):
         raise ValueError("its text is no JSON object")
     return text
+
+
+def _ints(element: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """Columns [n c] int32. Raises ValueError where a program has made something else of them."""
+    columns = matrix(element, names)
+    if columns.dtype.kind not in "iu" or columns.dtype.itemsize > 4:
+        raise ValueError(f"{names[0]} is no int")
+    return columns.astype("<i4")
 
 
 def _bits(values: torch.Tensor) -> np.ndarray:
@@ -180,10 +188,10 @@ def _read_scene(path: Path, ply: Ply) -> tuple[Scene4D, int]:
     names = [_string(name, "a clip's name") for name in text["clips"]]
     if len(set(names)) != len(names) or text["reference"] not in names:
         raise ValueError("its clips' names do not fit together")
-    counts = matrix(ply.elements["fourdgen_clips"], _CLIP)
+    counts = _ints(ply.elements["fourdgen_clips"], _CLIP)
     if len(counts) != len(names):
         raise ValueError(f"{len(names)} clips are named and {len(counts)} described")
-    clips = _read_clips(names, counts, matrix(ply.elements["fourdgen_frames"], _FRAME))
+    clips = _read_clips(names, counts, _ints(ply.elements["fourdgen_frames"], _FRAME))
     notes = {_string(key, "a note"): _string(value, "a note") for key, value in text["notes"].items()}
     scene = Scene4D(
         surfels=surfels,
@@ -227,9 +235,9 @@ def _read_motion(ply: Ply, names: list[str], samples: np.ndarray, surfels: Surfe
         if samples.any():
             raise ValueError("its bone poses are gone")
         return Still()
-    centers = _floats(matrix(ply.elements["fourdgen_bones"], _REST), "bones")
-    times = _floats(matrix(ply.elements["fourdgen_samples"], ("sample_seconds",))[:, 0], "times of bone poses")
-    poses = _floats(matrix(ply.elements["fourdgen_poses"], _POSE), "bone poses")
+    centers = _floats(_ints(ply.elements["fourdgen_bones"], _REST), "bones")
+    times = _floats(_ints(ply.elements["fourdgen_samples"], ("sample_seconds",))[:, 0], "times of bone poses")
+    poses = _floats(_ints(ply.elements["fourdgen_poses"], _POSE), "bone poses")
     lengths = samples.astype(np.int64)
     if (
         (lengths < 1).any()
@@ -255,7 +263,7 @@ def _read_motion(ply: Ply, names: list[str], samples: np.ndarray, surfels: Surfe
 def _read_world(ply: Ply) -> Sim3 | None:
     if "fourdgen_world" not in ply.elements:
         return None
-    halves = np.ascontiguousarray(matrix(ply.elements["fourdgen_world"], _WORLD), dtype="<i4")
+    halves = np.ascontiguousarray(_ints(ply.elements["fourdgen_world"], _WORLD), dtype="<i4")
     if halves.shape != (13, 2):
         raise ValueError("world_from_input is incomplete")
     numbers = torch.from_numpy(halves.view("<f8")[:, 0].astype(np.float64))

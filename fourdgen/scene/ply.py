@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ _TYPES = {
 _NAMES = {"f4": "float", "i4": "int"}  # what we write
 _ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": ""}
 _HEADER_LIMIT = 1 << 20  # bytes: a header without an end is not a header
+_MOST_ELEMENTS, _MOST_COLUMNS = 1000, 4000  # of a file that means what it says
+_BLOCK = 1 << 18  # bytes of text taken apart at a time
 _AGAIN = "copy it again, or write it again"
 
 
@@ -91,23 +94,22 @@ def read_ply(path: Path) -> Ply:
     """
     order, comments, declared, start, length = _look(path)
     elements: dict[str, np.ndarray] = {}
-    words = _ascii_words(path, start, length) if order == "" else []
-    offset = 0 if order == "" else start
+    words = _Words(path, start)
+    offset = start
     for element in declared:
         if element.has_lists:
             break
-        dtype = _dtype(element, order)
         # The length is compared before anything is allocated: a count is only a claim.
         if order == "":
-            size = _fits(path, element, element.count * len(element.columns), len(words) - offset, "values")
-        else:
+            values = element.count * len(element.columns)
+            _fits(path, element, max(2 * values - 1, 0), length - words.position, "bytes at least")
+            elements[element.name] = _from_words(path, element, words)
+        elif element.columns:
+            dtype = _dtype(element, order)
             size = _fits(path, element, element.count * dtype.itemsize, length - offset, "bytes")
-        if order == "":
-            elements[element.name] = _from_words(path, element, words[offset : offset + size])
-        else:
             raw = np.fromfile(path, dtype=dtype, count=element.count, offset=offset)
             elements[element.name] = raw.astype(dtype.newbyteorder("="), copy=False)
-        offset += size
+            offset += size
     return Ply(comments, elements)
 
 
@@ -129,7 +131,9 @@ def check(path: Path | str) -> None:
     for element in declared:
         if order == "" or element.has_lists:  # text has no fixed length, and lists neither
             return
-        offset += _fits(Path(path), element, element.count * _dtype(element, order).itemsize, length - offset, "bytes")
+        if element.columns:
+            size = element.count * _dtype(element, order).itemsize
+            offset += _fits(Path(path), element, size, length - offset, "bytes")
 
 
 def comment_of(path: Path | str, start: str) -> str:
@@ -156,21 +160,23 @@ def _look(path: Path) -> tuple[str, tuple[str, ...], list[_Element], int, int]:
 
 
 def _split_header(path: Path, head: bytes) -> tuple[list[str], int]:
+    """The header's lines, whichever way they end, and where the data start."""
     if not head.startswith((b"ply\n", b"ply\r")):
         raise FourdgenError(f"{path} is not a PLY file", "give a scene.ply, or a .ply of Gaussian splats")
-    end = head.find(b"end_header")
-    line_end = head.find(b"\n", end) if end >= 0 else -1
-    if line_end < 0:
+    end = re.search(rb"[\r\n][ \t]*end_header[ \t]*(\r\n|\n|\r)", head)
+    if end is None:
         raise FourdgenError(f"{path} is cut off: its header has no end", _AGAIN)
-    return head[:end].decode("utf-8", "replace").splitlines(), line_end + 1
+    begin = end.end()
+    if end[1] == b"\r\n" and not head.startswith(b"ply\r\n") and b"\r\n" not in head[: end.start() + 2]:
+        begin -= 1  # the lines end with \r alone, and this \n is the first byte of the data
+    return re.split("\r\n|\n|\r", head[: end.start()].decode("utf-8", "replace")), begin
 
 
 def _parse_header(path: Path, lines: list[str]) -> tuple[str, tuple[str, ...], list[_Element]]:
     order: str | None = None
     comments: list[str] = []
-    names: list[str] = []
-    counts: list[int] = []
-    columns: list[list[tuple[str, str]]] = []
+    names: dict[str, int] = {}
+    columns: list[dict[str, str]] = []
     lists: list[bool] = []
     for line in lines[1:]:
         words = line.split()
@@ -182,42 +188,80 @@ def _parse_header(path: Path, lines: list[str]) -> tuple[str, tuple[str, ...], l
             elif words[0] == "format":
                 order = _ORDERS[words[1]]
             elif words[0] == "element":
-                names.append(words[1])
-                counts.append(int(words[2]))
-                columns.append([])
-                lists.append(False)
-                if counts[-1] < 0 or names[-1] in names[:-1]:
+                count = int(words[2])
+                if count < 0 or words[1] in names or len(names) == _MOST_ELEMENTS:
                     raise ValueError
+                names[words[1]] = count
+                columns.append({})
+                lists.append(False)
             elif words[0] == "property" and words[1] == "list":
                 lists[-1] = True
             elif words[0] == "property":
                 kind, name = _TYPES[words[1]], words[2]
-                if any(name == other for other, _ in columns[-1]):
+                if name in columns[-1] or len(columns[-1]) == _MOST_COLUMNS:
                     raise ValueError
-                columns[-1].append((name, kind))
+                columns[-1][name] = kind
             else:
                 raise ValueError
         except (KeyError, IndexError, ValueError):
             raise FourdgenError(f"{path} has a damaged header: {line[:80]!r}", _AGAIN) from None
     if order is None:
         raise FourdgenError(f"{path} has a damaged header: it names no format", _AGAIN)
-    return order, tuple(comments), [_Element(*row) for row in zip(names, counts, map(tuple, columns), lists)]
+    parts = zip(names.items(), columns, lists)
+    return order, tuple(comments), [_Element(*name, tuple(kinds.items()), has) for name, kinds, has in parts]
 
 
-def _ascii_words(path: Path, start: int, length: int) -> list[bytes]:
-    return path.read_bytes()[start:length].split()
+class _Words:
+    """The words of a text file, block by block: a list of them all would be ten times the file's size."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self.position = start  # in bytes: what has been read and not taken comes after it
+        self._path, self._read_to = path, start
+        self._words: list[bytes] = []
+        self._half = b""  # a word that the block's end may have cut
+
+    def take(self, most: int) -> list[bytes]:
+        """The next words, at most so many; none at the end of the file."""
+        while not self._words:
+            with self._path.open("rb") as file:
+                file.seek(self._read_to)
+                block = file.read(_BLOCK)
+            self._read_to += len(block)
+            whole = self._half + block
+            self._words = whole.split()
+            self._half = b""
+            if block and self._words and not whole[-1:].isspace() and len(self._words[-1]) < 1000:
+                self._half = self._words.pop()
+            if not block:
+                break
+        taken, self._words = self._words[:most], self._words[most:]
+        self.position = self._read_to - len(self._half) - sum(map(len, self._words))
+        return taken
 
 
-def _from_words(path: Path, element: _Element, words: list[bytes]) -> np.ndarray:
+def _from_words(path: Path, element: _Element, words: _Words) -> np.ndarray:
     """An ASCII element. Integers are read as integers: a double would do for int32, but not say what is wrong."""
-    values = np.empty(element.count, dtype=[(name, "=" + kind) for name, kind in element.columns])
-    step = len(element.columns)
-    try:
-        for i, (name, kind) in enumerate(element.columns):
-            convert = float if kind[0] == "f" else int
-            values[name] = np.array([convert(word) for word in words[i::step]], dtype=kind)
-    except (ValueError, OverflowError):
-        raise FourdgenError(
-            f"{path} is damaged: its {element.name} holds something that is no number", _AGAIN
-        ) from None
+    values = np.empty(element.count if element.columns else 0, dtype=_dtype(element, "="))
+    width = len(element.columns)
+    kept: list[bytes] = []
+    done = 0
+    while width and done < element.count:
+        taken = words.take((element.count - done) * width - len(kept))
+        if not taken:
+            lacks = (element.count - done) * width - len(kept)
+            raise FourdgenError(f"{path} is cut off: its {element.name} lacks {lacks} values", _AGAIN)
+        kept += taken
+        rows = len(kept) // width
+        try:
+            for i, (name, kind) in enumerate(element.columns):
+                convert = float if kind[0] == "f" else int
+                column = [convert(word) for word in kept[i : rows * width : width]]
+                with np.errstate(over="ignore"):
+                    values[name][done : done + rows] = np.array(column, dtype=kind)
+        except (ValueError, OverflowError):
+            raise FourdgenError(
+                f"{path} is damaged: its {element.name} holds something that is no number", _AGAIN
+            ) from None
+        kept = kept[rows * width :]
+        done += rows
     return values

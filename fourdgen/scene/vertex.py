@@ -76,6 +76,12 @@ def surfels_from_vertex(path: object, vertex: np.ndarray, skinned: bool, refined
             f"{path} holds no Gaussian splats: its vertices have no {', '.join(missing)}",
             "give a scene.ply, or an uncompressed 3DGS .ply",
         )
+    for name in (*_CENTER, *_DC, "opacity", *_SCALE[:2], *_ROT):
+        # No Gaussian fits into bytes; unpacking them to float32 would take several times the file's size, too.
+        if vertex.dtype[name].itemsize < 4:
+            raise FourdgenError(
+                f"{path} holds no Gaussian splats: {name} is no float", "give an uncompressed 3DGS .ply"
+            )
     ours = "confidence" in have and "bone_0" in have
     scales, quats = _floats(vertex, _SCALE[:2]), _floats(vertex, _ROT)
     if not ours and "scale_2" in have:
@@ -100,12 +106,16 @@ def surfels_from_vertex(path: object, vertex: np.ndarray, skinned: bool, refined
         parts["refinement"] = _floats(vertex, _REFINE)
     good = (np.abs(scales) < _LARGEST_LOG_SCALE).all(axis=1)
     for values in parts.values():
-        good &= (np.abs(values.reshape(len(values), -1)) < 1e18).all(axis=1)  # False for NaN too; squares stay finite
+        for column in values.reshape(len(values), -1).T:
+            good &= np.abs(column) < 1e18  # False for NaN too; squares stay finite
     with np.errstate(over="ignore", invalid="ignore"):
         good &= (quats * quats).sum(axis=1) > 1e-18
     if not good.any():
         raise FourdgenError(f"{path} holds no usable surfel", "write it again")
-    tensors = {name: torch.from_numpy(values[good]) for name, values in parts.items()}
+    tensors = {}
+    for name in list(parts):  # one after the other, so that nothing is in memory twice at once
+        values = parts.pop(name)
+        tensors[name] = torch.from_numpy(values if good.all() else values[good])
     if skinned:
         tensors["bone_ids"] = tensors["bone_ids"].int()
     return Surfels(**tensors), int((~good).sum())
@@ -119,7 +129,7 @@ def _require(path: object, have: set[str], names: tuple[str, ...]) -> None:
 
 def _floats(vertex: np.ndarray, names: tuple[str, ...] | list[str]) -> np.ndarray:
     with np.errstate(over="ignore"):  # what does not fit into a float32 becomes infinite and is sorted out later
-        return matrix(vertex, names).astype(np.float32)
+        return matrix(vertex, names).astype(np.float32, copy=False)
 
 
 def _flattened(scales: np.ndarray, quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
