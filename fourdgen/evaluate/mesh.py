@@ -135,7 +135,7 @@ def visible(mesh: Mesh, frame: int, points: Float[np.ndarray, "n 3"], cameras: C
     width, height = cameras.size
     for index in range(len(cameras)):
         nearest, _ = rasterize(mesh, frame, cameras, index)
-        # A steep surface runs through many depths inside one pixel, so the deepest of the neighbours counts, within reason.
+        # A steep surface runs through many depths inside one pixel, so the deepest neighbour counts, within reason.
         padded = np.pad(nearest, 1, mode="edge")
         deepest = np.max([padded[dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)], 0)
         limit = np.minimum(deepest, nearest + _STEEP * mesh.radius) + _TOLERANCE * mesh.radius

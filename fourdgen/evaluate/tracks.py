@@ -44,8 +44,8 @@ def track_error(
     """Follows points of the true surface of a clip through the asset's own motion.
 
     Random points that can be seen from outside are handed, at a start, to the nearest opaque surfel, which carries each
-    along rigidly: its offset turns with the surfel, so what is scored is the motion and not how well the surfel lies on the
-    surface. At every other instant the carried point is compared with the true one. The starts are spread over the clip.
+    along rigidly: its offset turns with the surfel, so what is scored is the motion and not how well the surfel lies on
+    the surface. At every other instant the carried point is compared with the true one; starts lie all over the clip.
     `scene` may be one in memory, with any motion. `root_from_truth` is the asset's world from the mesh's; lengths are
     compared in the mesh's. `inputs` are the true cameras of the filmed frames: without them nothing counts as hidden.
     """
