@@ -130,7 +130,7 @@ def write_mesh(folder: Path, scene: Scene4D) -> None:
     for seconds in scene.clips["a"].seconds.tolist():
         state = scene.at("a", seconds)
         axes = quat_to_matrix(state.quats)[:, :, :2]
-        corner = 0.02 * torch.tensor([[1.0, 0.0], [-0.5, 0.87], [-0.5, -0.87]])
+        corner = 0.05 * torch.tensor([[1.0, 0.0], [-0.5, 0.87], [-0.5, -0.87]])
         points = state.means[:, None] + torch.einsum("nij,kj->nki", axes, corner)
         frames.append(truth_from_root.apply(points.double().reshape(-1, 3)).numpy())
     vertices = np.stack(frames)
@@ -149,11 +149,12 @@ def test_surface_scores(tmp_path: Path) -> None:
     write_truth(tmp_path, scene, WORLD)
     write_mesh(tmp_path, scene)
     good = scored(tmp_path, scene, tmp_path)
-    assert good["chamfer"] < 0.02
-    assert good["normal_deg"] < 15  # where parts touch, the nearest triangle may be another part's
-    assert good["track"]["all"] < 0.35
-    assert good["track"]["fast"] < 0.15
-    assert good["track"]["hidden"] < 0.5
+    assert good["chamfer"] < 2  # percent of the radius; the mesh has gaps between its triangles
+    assert good["normal_deg"] < 20  # a drawn normal blends neighbours, a triangle is flat
+    assert good["track"]["all"] < 0.1  # the nearest surfel may be one that the point does not belong to
+    assert good["track"]["fast"] < 0.1
+    assert good["track"]["hidden"] < 0.1
+    assert set(good["track_by_clip"]) == {"a"}
     still = {name: poses[:1].expand_as(poses) for name, poses in scene.motion.dual_quats.items()}
     bad = scored(tmp_path, replace(scene, motion=replace(scene.motion, dual_quats=still)), tmp_path)
     assert bad["track"]["all"] == pytest.approx(1.0, abs=0.02)  # what does not move is wrong by all of the motion

@@ -142,7 +142,8 @@ def _surface_scores(
 ) -> dict[str, Any]:
     """Distance, normals and tracks of the clip that the held-out views show; tracks of every clip with a true mesh."""
     nothing = dict.fromkeys(("all", "fast", "hidden", "covered"))
-    result: dict[str, Any] = {"chamfer": None, "normal_deg": None, "track": nothing, "track_by_clip": {}}
+    result: dict[str, Any] = dict.fromkeys(("chamfer", "chamfer_accuracy", "chamfer_completeness", "normal_deg"))
+    result |= {"track": nothing, "track_by_clip": {}}
     if root_from_truth is None:
         return result
     shown = next((view.clip for view in truth.views if view.entry.frame is not None), None)
@@ -152,8 +153,9 @@ def _surface_scores(
             continue
         result["track_by_clip"][clip] = asdict(track_error(scene, clip, mesh, root_from_truth, truth.inputs))
         if clip == shown:
-            scores = surface.score(scene, clip, mesh, truth.views, root_from_truth.inverse(), rasterizer)
-            result |= {"chamfer": scores.chamfer, "normal_deg": scores.normal_deg}
+            scores = surface.score(scene, clip, mesh, truth.views, root_from_truth, rasterizer)
+            result |= {"chamfer": scores.chamfer, "chamfer_accuracy": scores.accuracy}
+            result |= {"chamfer_completeness": scores.completeness, "normal_deg": scores.normal_deg}
             result["track"] = result["track_by_clip"][clip]
     return result
 
@@ -209,9 +211,13 @@ def table(result: Mapping[str, Any]) -> str:
 
     rows = [row("known cameras", "")] if known else [row("registered", ""), row("strict", "strict_")]
     track, pose = result["track"], result["pose"] or {}
-    distance, angle = _cell(result["chamfer"], "{:.4f}"), _cell(result["normal_deg"], "{:.1f}")
+    distance, angle = _cell(result["chamfer"], "{:.1f} %"), _cell(result["normal_deg"], "{:.1f}")
+    near, whole = (_cell(result[f"chamfer_{part}"], "{:.1f}") for part in ("accuracy", "completeness"))
     more = [
-        ("surface", f"Chamfer {distance}, normals {angle} degrees"),
+        (
+            "surface",
+            f"Chamfer {distance} of the radius (accuracy {near}, completeness {whole}), normals {angle} degrees",
+        ),
         (
             "tracks",
             "error / motion: " + ", ".join(f"{_cell(track[k], '{:.0%}')} {k}" for k in ("all", "fast", "hidden")),
