@@ -69,7 +69,10 @@ class RootTrack:
 
 @dataclass(frozen=True)
 class FrameSet:
-    """Result of stage sample: the frames that train. Row i is frame `index[i]` of clip `names[clip[i]]`."""
+    """Result of stage sample: the frames that train. Row i is frame `index[i]` of clip `names[clip[i]]`.
+
+    Only every `every`th frame of a clip is among them; the others are held out.
+    """
 
     names: tuple[str, ...]
     clip: Int[Tensor, "f"]
@@ -77,3 +80,4 @@ class FrameSet:
     seconds: Float[Tensor, "f"]
     probability: Float[Tensor, "f"]
     view_bin: Int[Tensor, "f"]
+    every: int = 1

@@ -12,6 +12,7 @@ import torch
 from fourdgen import workspace
 from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
 from fourdgen.evaluate import surface
+from fourdgen.evaluate.in_time import flicker, interpolation
 from fourdgen.evaluate.mesh import read_mesh
 from fourdgen.evaluate.register import register
 from fourdgen.evaluate.tracks import track_error
@@ -20,7 +21,7 @@ from fourdgen.fit import lpips as perceptual
 from fourdgen.fit import metrics
 from fourdgen.geometry.fit import rotation_errors, similarity_between
 from fourdgen.geometry.transforms import Sim3
-from fourdgen.render import Rasterizer, draw
+from fourdgen.render import Rasterizer, RenderOut, draw
 from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.report import table as columns
@@ -29,7 +30,6 @@ from fourdgen.scene.entries import camera_of
 from fourdgen.scene.scene4d import Scene4D
 
 PICTURES = ("psnr", "ssim", "lpips", "iou", "box_psnr")
-_LPIPS_SIDE = 32  # pixels: below this AlexNet has no pixel left
 
 
 def evaluate(
@@ -64,7 +64,10 @@ def evaluate(
         scores = scores if same else _picture_scores(scene, truth.views, strict, rasterizer, judge)
         result |= {f"strict_{key}": value for key, value in scores.items()}
     result |= _surface_scores(scene, truth, registered, rasterizer)
-    result |= {"flicker": None, "confidence_auc": None, "interpolation": None}
+    result |= {"flicker": None, "confidence_auc": None}
+    if registered is not None:
+        result["flicker"] = _flicker(scene, truth.views, registered, rasterizer)
+    result["interpolation"] = interpolation(scene, truth, rasterizer, judge)
     result |= _camera_scores(scene, found)
     result |= _run_figures(scene)
     result |= {
@@ -104,6 +107,11 @@ def _mappings(
     return strict, register(scene, truth.views, strict, rasterizer, report)
 
 
+@torch.no_grad()
+def _flicker(scene: Scene4D, views: list[View], root_from_truth: Sim3, rasterizer: Rasterizer) -> float | None:
+    return flicker(views, lambda view: _shown(scene, view, root_from_truth, rasterizer))
+
+
 @dataclass(frozen=True)
 class _Drawn:
     rgb: torch.Tensor  # [3 h w]
@@ -112,9 +120,13 @@ class _Drawn:
 
 @torch.no_grad()
 def _draw(scene: Scene4D, view: View, root_from_truth: Sim3, rasterizer: Rasterizer) -> _Drawn:
-    cameras = camera_of(scene, view.entry, root_from_truth)
-    out = draw(scene.at(view.clip, view.seconds), cameras, background=torch.ones(3), rasterizer=rasterizer)
+    out = _shown(scene, view, root_from_truth, rasterizer)
     return _Drawn(out.rgb[0].permute(2, 0, 1).clamp(0, 1), out.alpha[0])
+
+
+def _shown(scene: Scene4D, view: View, root_from_truth: Sim3, rasterizer: Rasterizer) -> RenderOut:
+    cameras = camera_of(scene, view.entry, root_from_truth)
+    return draw(scene.at(view.clip, view.seconds), cameras, background=torch.ones(3), rasterizer=rasterizer)
 
 
 @torch.no_grad()
@@ -127,7 +139,7 @@ def _picture_scores(
         drawn = _draw(scene, view, root_from_truth, rasterizer)
         rows["psnr"].append(float(metrics.psnr(drawn.rgb, view.rgb)))
         rows["ssim"].append(float(metrics.ssim(drawn.rgb[None], view.rgb[None])[0]))
-        if judge is not None and min(view.entry.size) >= _LPIPS_SIDE:
+        if judge is not None and min(view.entry.size) >= perceptual.LEAST_SIDE:
             rows["lpips"].append(float(judge(drawn.rgb[None], view.rgb[None])[0]))
         mask = view.alpha > 0.5
         rows["iou"].append(float(metrics.iou(drawn.alpha[None] > 0.5, mask[None])[0]))
@@ -223,6 +235,12 @@ def table(result: Mapping[str, Any]) -> str:
             "error / motion: " + ", ".join(f"{_cell(track[k], '{:.0%}')} {k}" for k in ("all", "fast", "hidden")),
         ),
     ]
+    more.append(("in time", f"flicker {_cell(result['flicker'], '{:.2f}')} grey levels"))
+    middle = result["interpolation"]
+    if middle is not None:
+        cells = [_cell(middle[key], form) for key, form in zip(("psnr", "ssim", "lpips"), formats)]
+        gain = f"nearest frame {_cell(middle['nearest_psnr'], '{:.2f}')} dB"
+        more.append(("in between", f"{cells[0]} dB, SSIM {cells[1]}, LPIPS {cells[2]} ({gain})"))
     if not known:
         shares = ", ".join(f"{_cell(pose.get(f'lt{d}'), '{:.0%}')} below {d}" for d in (6, 8, 10))
         middle, worst = _cell(pose.get("median"), "{:.1f}"), _cell(pose.get("max"), "{:.1f}")

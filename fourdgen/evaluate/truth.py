@@ -40,6 +40,14 @@ class Truth:
     folder: Path
     skipped: int  # held-out pictures of clips that the scene does not have
 
+    def picture(self, entry: CameraEntry) -> Float[Tensor, "3 h w"] | None:
+        """The picture of an input camera on white, if it is there and has alpha."""
+        path = self.folder.parent / entry.file_path
+        if path.suffix.lower() != ".png" or not path.is_file():
+            return None
+        rgb, alpha = _picture(path, entry.size)
+        return rgb if float(alpha.min()) < 1 else None
+
 
 def read_truth(folder: Path, scene: Scene4D) -> Truth:
     """Reads FOLDER/truth (and FOLDER's input cameras), or FOLDER itself when it holds the held-out views.

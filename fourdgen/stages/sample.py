@@ -19,6 +19,7 @@ from fourdgen.workspace import Context, Stage
 
 MODES = ("pose", "clip_balanced", "uniform")
 BINS_AROUND, BINS_UP = 24, 8
+EVERY = "every"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class SampleConfig:
     """Settings of stage sample."""
 
     mode: str = "pose"  # how often frames are drawn: pose (even viewing directions), clip_balanced or uniform
+    every: int = 1  # train on every nth frame only; `eval` then scores the frames midway (interpolation)
 
 
 def check(job: object, config: SampleConfig) -> None:
@@ -33,6 +35,8 @@ def check(job: object, config: SampleConfig) -> None:
         raise FourdgenError(
             f"sample.mode: '{config.mode}' is not a way to draw frames", f"choose one of {', '.join(MODES)}"
         )
+    if config.every < 1:
+        raise FourdgenError(f"sample.every: {config.every} leaves no frame to train on", "use 1 or more")
 
 
 def run(ctx: Context, config: SampleConfig, capture: Capture, track: RootTrack) -> FrameSet:
@@ -41,6 +45,7 @@ def run(ctx: Context, config: SampleConfig, capture: Capture, track: RootTrack) 
     for number, name in enumerate(names):
         mask = stack(capture, name)[1]
         seen = (mask > 127).flatten(1).any(1).nonzero()[:, 0]
+        seen = seen[seen % config.every == 0]
         clip.append(torch.full((len(seen),), number))
         index.append(seen)
         seconds.append(capture.clip(name).seconds[seen].float())
@@ -56,9 +61,13 @@ def run(ctx: Context, config: SampleConfig, capture: Capture, track: RootTrack) 
     azimuth = torch.atan2(directions[:, 0], -directions[:, 2])
     across = ((azimuth / (2 * math.pi) + 0.5) * BINS_AROUND).long().clamp(0, BINS_AROUND - 1)
     up = ((1 - directions[:, 1]) / 2 * BINS_UP).long().clamp(0, BINS_UP - 1)
-    frames = FrameSet(names, clips, torch.cat(index), torch.cat(seconds), probability, up * BINS_AROUND + across)
+    frames = FrameSet(
+        names, clips, torch.cat(index), torch.cat(seconds), probability, up * BINS_AROUND + across, config.every
+    )
     _draw_check(frames, directions, ctx.folder / "check.png")
     ctx.report.emit("note", text=f"{len(clips)} frames of {len(names)} clip(s) train")
+    if config.every > 1:
+        ctx.report.emit("note", text=f"every {config.every}th frame trains, the others are held out")
     return frames
 
 
@@ -84,7 +93,11 @@ def save(frames: FrameSet, folder: Path) -> None:
     tensors = {
         name: getattr(frames, name).contiguous() for name in ("clip", "index", "seconds", "probability", "view_bin")
     }
-    save_file(tensors, folder / "frames.safetensors", metadata={str(i): name for i, name in enumerate(frames.names)})
+    save_file(
+        tensors,
+        folder / "frames.safetensors",
+        metadata={str(i): name for i, name in enumerate(frames.names)} | {EVERY: str(frames.every)},
+    )
 
 
 def load(folder: Path) -> FrameSet:
@@ -93,14 +106,15 @@ def load(folder: Path) -> FrameSet:
     path = folder / "frames.safetensors"
     with safe_open(path, "pt") as file:
         names = file.metadata()
-    return FrameSet(tuple(names[str(i)] for i in range(len(names))), **load_file(path))
+    every = int(names.pop(EVERY))
+    return FrameSet(tuple(names[str(i)] for i in range(len(names))), **load_file(path), every=every)
 
 
 STAGE = Stage(
     name="sample",
     needs=("ingest", "root_pose"),
     config=SampleConfig,
-    version=1,
+    version=2,
     run=run,
     save=save,
     load=load,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -47,7 +48,10 @@ def run(
     times = _clip_times(capture, alignment)
 
     def as_scene(model: Model) -> Scene4D:
-        return written_scene(model, capture, alignment, track, str(ctx.job.run_folder))
+        scene = written_scene(model, capture, alignment, track, str(ctx.job.run_folder))
+        if frames.every == 1:
+            return scene
+        return replace(scene, notes={**scene.notes, "every": str(frames.every)})
 
     def publish(model: Model) -> None:
         files.write(ctx.job.output, as_scene(model))
