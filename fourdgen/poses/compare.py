@@ -19,6 +19,7 @@ from torch import Tensor
 from fourdgen import native
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import rigid, so3_exp
+from fourdgen.poses.level import tilt
 from fourdgen.poses.pictures import Pictures
 from fourdgen.render import Rasterizer, RenderOut, pick
 
@@ -43,6 +44,7 @@ class Pace:
     stiff: float = 0.3  # weight of the nodes' squared shifts
     smooth: float = 0.5  # weight of the squared second difference of the rotations
     steady: float = 0.5  # the same of log distance
+    level: float = 0.0  # weight of the squared sines of the cameras' roll
 
 
 def rasterizer() -> Rasterizer:
@@ -197,6 +199,8 @@ class Fit:
             loss = self.errors(index, poses).mean()
             if pace.smooth > 0:
                 loss = loss + pace.smooth * roughness(rotations, self.pictures)
+            if pace.level > 0 and pace.turn + pace.whole > 0:
+                loss = loss + pace.level * tilt(rotations)
             if pace.steady > 0:
                 loss = loss + pace.steady * second_difference(self.place[:, 2:], self.pictures)
             if pace.whole > 0:

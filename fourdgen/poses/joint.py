@@ -32,6 +32,7 @@ class JointSettings:
     batch: int = 8
     focal_rate: float = 0.004  # of log focal length a step; 0 where the user gave it
     stiff: float = 0.05  # weight of the squared shifts of the body's nodes
+    level: float = 0.5  # weight of the horizon once every path is free
     seed: int = 0
 
     @property
@@ -55,14 +56,22 @@ def refine_together(
     fit.use_basis(_per_clip(pictures, still, lambda time: cosines(time, min(settings.waves, len(time)))))
     fit.run(
         settings.curve,
-        Pace(turn=0.004, bend=0.004, focal=focal_rate, whole=whole, stiff=settings.stiff),
+        Pace(turn=0.004, bend=0.004, focal=focal_rate, whole=whole, stiff=settings.stiff, level=settings.level),
         batch=settings.batch,
     )
     done(settings.total - settings.free)
     fit.use_basis(_per_clip(pictures, still, lambda time: hats(time, settings.knots)))
     fit.run(
         settings.free,
-        Pace(turn=0.003, bend=0.003, focal=focal_rate / 2, whole=whole / 2, stiff=settings.stiff, smooth=2.0),
+        Pace(
+            turn=0.003,
+            bend=0.003,
+            focal=focal_rate / 2,
+            whole=whole / 2,
+            stiff=settings.stiff,
+            smooth=2.0,
+            level=settings.level,
+        ),
         batch=settings.batch,
     )
     done(settings.total)

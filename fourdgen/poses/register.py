@@ -7,15 +7,16 @@ unknown. The vote alone takes front for back on near-symmetric subjects; the joi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fourdgen.geometry.transforms import nearest_rotation, rotation_angle_degrees
+from fourdgen.geometry.transforms import nearest_rotation, quat_from_matrix, quat_multiply, rotation_angle_degrees
 from fourdgen.poses.accept import bank_costs, looking_at_subject, view_bank
 from fourdgen.poses.compare import Fit, Nodes, Pace, clip_cosines
+from fourdgen.poses.level import about_y, level_turn
 from fourdgen.poses.pictures import Pictures, join, spread
 
 CANDIDATES = 4
@@ -25,9 +26,10 @@ FRAMES = 24  # of each clip in the joint fit
 STEPS = (40, 60, 60)  # for each candidate: poses held, turning as wholes, bending a little; no body motion here
 POLISH = (80, 80, 100)  # for the chosen one, with a model carved from both: held, turning as wholes, bending
 NODES, WAVES = 20, 6  # body motion: how many points shift, in how many cosines of time
+HELD_LEVEL = 5.0  # weight of the horizon while paths keep their shape: it acts on the turns as wholes alone
 MARGIN = 1.03  # of the second best loss over the best
 STRANGER = (
-    1.75  # by this factor the losses of two clips of different subjects grow in one model; of one subject 1.4 to 1.6
+    2.0  # by this factor the losses of two clips of different subjects grow in one model; of one subject 1.4 to 1.6
 )
 
 
@@ -47,6 +49,17 @@ class Solved:
             self.pictures, self.rotation, torch.tensor([self.focal]), 0, seed, model=self.model, place=self.place
         )
 
+    def levelled(self) -> tuple[Solved, bool]:
+        """The same in a root frame whose y axis points down as the cameras' horizon tells, and whether it tells."""
+        turn, determined = level_turn(self.rotation)
+        back = quat_from_matrix(turn.T)
+        model = {
+            **self.model,
+            "means": self.model["means"] @ turn,
+            "quats": quat_multiply(back.expand_as(self.model["quats"]), self.model["quats"]),
+        }
+        return replace(self, rotation=self.rotation @ turn, model=model), determined
+
 
 @dataclass(frozen=True)
 class Registration:
@@ -63,14 +76,19 @@ class Registration:
     reason: str
 
 
-def votes(reference: Fit, other: Fit) -> list[Float[Tensor, "3 3"]]:
-    """The best distinct rotations other_from_reference: what each clip's frames find in the other's bank of views."""
+def votes(reference: Fit, other: Fit, upright: bool) -> list[Float[Tensor, "3 3"]]:
+    """The best distinct rotations other_from_reference: what each clip's frames find in the other's bank of views.
+
+    `upright`: only rotations about the y axis stand for election.
+    """
     ours, theirs = looking_at_subject(reference).detach(), looking_at_subject(other).detach()
     bank_r, crops_r = view_bank(reference)
     bank_o, crops_o = view_bank(other)
     costs_o = bank_costs(crops_r, other.pictures)  # their frames in our bank
     costs_r = bank_costs(crops_o, reference.pictures)
     candidates = torch.cat([_proposals(theirs, bank_r, costs_o), _proposals(ours, bank_o, costs_r).transpose(1, 2)])
+    if upright:
+        candidates = torch.stack([about_y(candidate) for candidate in candidates])
     score = torch.stack(
         [
             _spoken(theirs @ a, bank_r, costs_o) / costs_o.median()
@@ -106,11 +124,15 @@ def _spoken(poses: Tensor, bank: Tensor, costs: Tensor) -> Float[Tensor, ""]:
 
 
 def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -> Registration:
-    """The other clip's poses in the reference's root frame, by the rotation under which one model explains both."""
+    """The other clip's poses in the reference's root frame, by the rotation under which one model explains both.
+
+    Where both horizons are known, the rotation is one about the vertical: two motions of one body differ in pitch.
+    """
+    (reference, sure), (other, other_sure) = reference.levelled(), other.levelled()
     fit_r, fit_o = reference.fit(), other.fit()
     few_r, few_o = spread(len(reference.pictures), FRAMES), spread(len(other.pictures), FRAMES)
     results = []
-    for rotation in votes(fit_r, fit_o):
+    for rotation in votes(fit_r, fit_o, upright=sure and other_sure):
         turned = other.rotation @ rotation
         place = settle(reference, other, turned)
         joint = joint_fit(
@@ -119,7 +141,7 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -
         )  # fmt: skip
         held, whole, free = (max(3, round(steps * effort)) for steps in STEPS)
         joint.run(held, Pace(turn=0.0, smooth=0.0), batch=8, decay=False)
-        joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.005), batch=8, decay=False)
+        joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.005, level=HELD_LEVEL), batch=8, decay=False)
         joint.use_basis(clip_cosines(joint.pictures, 4))
         joint.run(free, Pace(turn=0.004), batch=8)
         results.append((joint.score(), rotation, turned, place))
@@ -167,9 +189,10 @@ def settle_together(joint: Fit, steps: tuple[int, int, int], effort: float, stif
     joint.run(held, Pace(turn=0.0, smooth=0.0), batch=8, decay=False)
     several = len(joint.whole) > 1
     if several:
-        joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.004), batch=8, decay=False)
+        joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.004, level=HELD_LEVEL), batch=8, decay=False)
     joint.nodes = Nodes(joint, NODES, WAVES)
-    joint.run(bent, Pace(turn=0.0, smooth=0.0, whole=0.003 * several, bend=0.004, stiff=stiff), batch=8, decay=False)
+    pace = Pace(turn=0.0, smooth=0.0, whole=0.003 * several, bend=0.004, stiff=stiff, level=HELD_LEVEL)
+    joint.run(bent, pace, batch=8, decay=False)
 
 
 def joint_fit(

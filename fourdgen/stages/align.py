@@ -299,7 +299,8 @@ def _best(solutions: dict[str, ClipSolution]) -> str:
 def _solved(capture: Capture, name: str, solution: ClipSolution, side: int) -> Solved:
     rgb, mask = stack(capture, name, solution.frames)
     pictures = replace(cut(rgb.numpy(), mask.numpy(), side), frame=solution.frames)
-    return Solved(pictures, solution.rotation, solution.place, solution.focal, solution.model, solution.loss)
+    solved = Solved(pictures, solution.rotation, solution.place, solution.focal, solution.model, solution.loss)
+    return solved.levelled()[0]
 
 
 def _all_frames(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
 from fourdgen.poses.accept import global_turn, judge
 from fourdgen.poses.compare import Fit, Nodes, Pace, hats
+from fourdgen.poses.level import tilt
 from fourdgen.poses.pictures import cut
 from fourdgen.poses.register import Solved, register
 from fourdgen.poses.search import SearchSettings, solve_clip
@@ -90,6 +92,18 @@ def test_registration_finds_a_known_rotation(turning: tuple) -> None:  # type: i
     assert found.margin > 1.03
     assert float(rotation_angle_degrees(found.rotation, others.cam_from_world[:, :3, :3]).median()) < 8
     assert found.stranger < 1.5
+
+
+def test_a_body_that_pitches_in_the_second_clip_does_not_tip_its_cameras(turning: tuple) -> None:  # type: ignore[type-arg]
+    """Level cameras filmed it both times; pictures alone would say that the second ones stood 12 degrees lower."""
+    cameras, rgb, mask = turning
+    others = orbit(torch.linspace(100, 280, 14), elevation=25.0)
+    pitch = so3_exp(torch.tensor([0.21, 0.0, 0.0]))
+    reference, other = _solved(rgb, mask, cameras), _solved(*film(others, turned=pitch), others)
+    found = register(reference, other, seed=0, effort=0.35)
+    assert found.fits
+    assert float(tilt(found.rotation)) < math.sin(math.radians(3)) ** 2
+    assert float(rotation_angle_degrees(found.rotation, others.cam_from_world[:, :3, :3]).median()) < 7
 
 
 def test_zero_shift_of_the_nodes_is_no_motion_and_turns_are_not_theirs(turning: tuple) -> None:  # type: ignore[type-arg]
