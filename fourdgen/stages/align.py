@@ -88,7 +88,7 @@ def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
     solutions = _solve_all(ctx, config, capture)
     for name, solution in solutions.items():
         _report(ctx, config, name, solution)
-    return _joined(ctx, config, capture, solutions)
+    return joined(ctx, config, capture, solutions)
 
 
 # ---- cameras given
@@ -252,7 +252,7 @@ def _report(ctx: Context, config: AlignConfig, name: str, solution: ClipSolution
         )
 
 
-def _joined(ctx: Context, config: AlignConfig, capture: Capture, solutions: dict[str, ClipSolution]) -> Alignment:
+def joined(ctx: Context, config: AlignConfig, capture: Capture, solutions: dict[str, ClipSolution]) -> Alignment:
     """All clips in the root frame of the reference."""
     reference = config.reference or _best(solutions)
     solved = {name: _solved(capture, name, solution, config.side) for name, solution in solutions.items()}
