@@ -24,7 +24,17 @@ WORLD = Sim3(1.3, so3_exp(torch.tensor([0.5, -1.0, 2.0]).double()), torch.tensor
 KEYS = {
     *("psnr", "ssim", "lpips", "iou", "box_psnr"),
     *("strict_psnr", "strict_ssim", "strict_lpips", "strict_iou", "strict_box_psnr"),
-    *("chamfer", "normal_deg", "track", "flicker", "confidence_auc", "interpolation", "pose", "focal_error"),
+    *(
+        "chamfer",
+        "normal_deg",
+        "track",
+        "flicker",
+        "confidence_auc",
+        "confidence_base",
+        "interpolation",
+        "pose",
+        "focal_error",
+    ),
     *("seconds", "peak_mb"),
 }
 

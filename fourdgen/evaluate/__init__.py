@@ -11,7 +11,7 @@ import torch
 
 from fourdgen import workspace
 from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
-from fourdgen.evaluate import surface
+from fourdgen.evaluate import confidence, surface
 from fourdgen.evaluate.in_time import flicker, interpolation
 from fourdgen.evaluate.mesh import read_mesh
 from fourdgen.evaluate.register import register
@@ -64,10 +64,12 @@ def evaluate(
         scores = scores if same else _picture_scores(scene, truth.views, strict, rasterizer, judge)
         result |= {f"strict_{key}": value for key, value in scores.items()}
     result |= _surface_scores(scene, truth, registered, rasterizer)
-    result |= {"flicker": None, "confidence_auc": None}
+    result |= {"flicker": None}
     if registered is not None:
         result["flicker"] = _flicker(scene, truth.views, registered, rasterizer)
     result["interpolation"] = interpolation(scene, truth, rasterizer, judge)
+    judgement = None if registered is None else confidence.judge(scene, truth.views, registered, rasterizer)
+    result |= {f"confidence_{key}": getattr(judgement, key, None) for key in ("auc", "base", "claimed")}
     result |= _camera_scores(scene, found)
     result |= _run_figures(scene)
     result |= {
@@ -246,6 +248,9 @@ def table(result: Mapping[str, Any]) -> str:
         middle, worst = _cell(pose.get("median"), "{:.1f}"), _cell(pose.get("max"), "{:.1f}")
         more.append(("poses", f"median {middle} degrees, {shares}, worst {worst}"))
         more.append(("focal length", f"{_cell(result['focal_error'], '{:.1%}')} off"))
+    found, base = _cell(result["confidence_auc"], "{:.3f}"), _cell(result["confidence_base"], "{:.0%}")
+    claimed = _cell(result["confidence_claimed"], "{:.0%}")
+    more.append(("confidence", f"AUC {found}, {base} of the pixels wrong, {claimed} expected to be"))
     more.append(("run", f"{_cell(result['seconds'], '{:.0f}')} s, peak {_cell(result['peak_mb'], '{:.0f}')} MB"))
     lines = [f"{result['views']} held-out views, {result['surfels']} surfels", columns(rows, head), "", columns(more)]
     return "\n".join([*lines, *(f"note: {note}" for note in result["notes"])])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
+from fourdgen.fit.confidence import pixel_confidence
 from fourdgen.playback.shots import Shot
 from fourdgen.render import Rasterizer, RenderOut, draw
 from fourdgen.scene.scene4d import Scene4D
-from fourdgen.scene.surfels import sh_from_rgb
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,6 @@ class Layer:
 def layer(scene: Scene4D, shot: Shot, look: Look, rasterizer: Rasterizer) -> Layer:
     """Draws a shot."""
     surfels = scene.at(shot.clip, shot.seconds)
-    if look.channel == "confidence":
-        gray = surfels.confidence.clamp(0, 1)[:, None].expand(-1, 3)
-        surfels = replace(surfels, sh=sh_from_rgb(gray))
     out = draw(surfels, shot.camera, rasterizer=rasterizer)
     alpha = out.alpha[0].clamp(0, 1)
     weight = alpha.clamp_min(1e-6)
@@ -56,7 +53,7 @@ def layer(scene: Scene4D, shot: Shot, look: Look, rasterizer: Rasterizer) -> Lay
     elif look.channel == "alpha":
         straight = torch.ones_like(straight)
     elif look.channel == "confidence":
-        straight = _mapped(straight[..., 0], "viridis")
+        straight = _mapped(pixel_confidence(surfels, shot.camera, rasterizer), "viridis")
     return Layer(straight, alpha, depth)
 
 

@@ -14,6 +14,7 @@ from fourdgen import native
 from fourdgen.data.capture import Capture
 from fourdgen.data.records import Alignment, ClipTrack, FrameSet, RootTrack
 from fourdgen.fit import loop
+from fourdgen.fit.confidence import with_confidence
 from fourdgen.fit.loop import TrainConfig
 from fourdgen.fit.model import Model
 from fourdgen.fit.views import View, Views
@@ -61,7 +62,7 @@ def run(
         refine_poses=not track.given, rasterizer=rasterizer, seed=ctx.seed,
         checkpoint=ctx.folder / "checkpoint.pt", publish=publish, report=ctx.report,
     )  # fmt: skip
-    scene = as_scene(model)
+    scene = with_confidence(as_scene(model), capture, rasterizer)
     views = Views(capture, track.clips, config.levels[-1])
     _report_quality(ctx, model, scene, views, frames, rasterizer)
     _draw_check(scene, views, frames, rasterizer, ctx.folder / "check.png")
@@ -165,6 +166,6 @@ def facts(job: Job, config: TrainConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=1,
+    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=2,
     run=run, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip
