@@ -248,6 +248,30 @@ def export(
         report.places["output"] = exports.export(scene, output, format, adapt, report, device=pick_device(device))
 
 
+@app.command()
+def view(
+    scene: Annotated[
+        Path, typer.Argument(metavar="SCENE|RUN", help="A scene.ply, or the folder of a run.", show_default=False)
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="[default: 8080 or the next free]", show_default=False)] = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """A live viewer in the browser; of a run also while it trains. Ctrl-C ends it.
+
+    \b
+    Example:
+      fourdgen view scene.ply
+      fourdgen view scene.run --port 9000
+    """
+    with speaking(json, "view") as report:
+        from fourdgen.pipeline import pick_device
+        from fourdgen.view import live
+
+        live.view(scene, host, port, report, device=pick_device(device))
+
+
 @app.command("eval")
 def evaluate(
     scene: SceneFile,

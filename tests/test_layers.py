@@ -42,6 +42,7 @@ DOORS = {
     "gsplat": {"fourdgen.render.cuda"},
     "av": {"fourdgen.data.video"},
     "rich": {"fourdgen.report"},
+    "viser": {"fourdgen.view.live"},
 }
 
 MODULES = {

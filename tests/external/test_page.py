@@ -18,6 +18,7 @@ from fourdgen.scene import files
 from fourdgen.scene.formats import html
 from fourdgen.scene.motion import Still
 from fourdgen.scene.scene4d import Scene4D
+from fourdgen.scene.showing import first_view
 from tests.external.chromium import Browser, Page, address, psnr
 from tests.toy import toy_scene
 
@@ -52,7 +53,7 @@ def show(page: Page, fragment: str) -> np.ndarray:
 
 def drawn(scene: Scene4D, clip: str, time: float, azimuth: float, elevation: float, channel: str) -> np.ndarray:
     """The same picture by our renderer."""
-    view = html.first_view(scene, scene.reference)
+    view = first_view(scene, scene.reference)
     target = torch.tensor(view["target"])
     eye = orbit_eyes(torch.tensor([azimuth]), elevation, view["dist"]) + target
     camera = Cameras(look_at(eye, target), intrinsics(view["fov"], SIZE)[None], SIZE)

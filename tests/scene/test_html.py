@@ -19,6 +19,7 @@ from fourdgen.playback.exports import export
 from fourdgen.scene.formats import html
 from fourdgen.scene.motion import SampledBones, Still
 from fourdgen.scene.scene4d import Scene4D
+from fourdgen.scene.showing import first_view
 from fourdgen.scene.surfels import Surfels, rgb_from_sh
 from tests.toy import toy_scene
 
@@ -175,7 +176,7 @@ def test_a_still_scene_has_no_bones_and_equal_scenes_give_equal_pages(tmp_path: 
 
 def test_the_first_view_was_filmed_and_holds_the_subject() -> None:
     scene = toy_scene()
-    view = html.first_view(scene, "a")  # the clip's cameras go from azimuth 0 to 200 degrees in 11 steps
+    view = first_view(scene, "a")  # the clip's cameras go from azimuth 0 to 200 degrees in 11 steps
     assert view["az"] == pytest.approx(2 * 200 / 11, abs=5)  # it looks at the subject's middle
     reach = view["dist"] * np.sin(np.radians(view["fov"] / 2))
     distance = (scene.surfels.means - torch.tensor(view["target"])).norm(dim=1)

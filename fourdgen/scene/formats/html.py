@@ -11,7 +11,6 @@ import base64
 import gzip
 import html
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,16 +24,13 @@ from jaxtyping import Float, Int
 from fourdgen.geometry.transforms import quat_multiply
 from fourdgen.report import FourdgenError
 from fourdgen.scene.files import extent
-from fourdgen.scene.looping import frame_time, meets_itself
 from fourdgen.scene.motion import SampledBones
 from fourdgen.scene.scene4d import Scene4D
+from fourdgen.scene.showing import first_view, frame_time, meets_itself
 from fourdgen.scene.surfels import SH_C0, SH_C1, Surfels
 from fourdgen.workspace import write_atomically
 
 WEB = Path(__file__).parent / "web"
-FOV_DEGREES = 35.0  # of the shorter side of the window
-ELEVATION = 15.0  # degrees: the first view looks down a little
-ASIDE = 35.0  # degrees from the clip's first camera: from straight ahead a long subject looks like nothing
 BONES = 4  # per surfel, as in scene.ply
 _POSITION_STEP = 1e-4  # of the subject's radius: positions are stored at least this finely
 
@@ -115,30 +111,6 @@ def _meta(scene: Scene4D, title: str, clip: str) -> dict[str, Any]:
 
 def _short(seconds: Any) -> float:
     return round(float(seconds), 6)
-
-
-def first_view(scene: Scene4D, clip: str) -> dict[str, Any]:
-    """A three-quarter view that was filmed, as far as one was, from a distance at which the whole motion is seen.
-
-    az, el: degrees, as in `orbit_eyes`; dist and target: root units; fov: degrees of the window's shorter side.
-    """
-    chosen = scene.clips[clip]
-    low, high, reach = torch.full((3,), math.inf), torch.full((3,), -math.inf), 0.0
-    for i in torch.linspace(0, len(chosen.seconds) - 1, 5).long().tolist():
-        center, radius = extent(scene.at(clip, float(chosen.seconds[i])))
-        low, high, reach = torch.minimum(low, center), torch.maximum(high, center), max(reach, radius)
-    target = 0.5 * (low + high)
-    reach += 0.5 * float((high - low).norm())
-    away = (chosen.cameras.centers() - target).double()
-    azimuths = torch.rad2deg(torch.atan2(away[:, 0], -away[:, 2]))
-    turned = (azimuths - azimuths[0] - ASIDE + 180) % 360 - 180
-    return {
-        "az": round(float(azimuths[turned.abs().argmin()]), 3),
-        "el": ELEVATION,
-        "dist": float(f"{reach / math.sin(math.radians(FOV_DEGREES / 2)):.6g}"),
-        "fov": FOV_DEGREES,
-        "target": [float(f"{value:.6g}") for value in target.tolist()],
-    }
 
 
 def _arrays(scene: Scene4D) -> list[_Packed]:

@@ -1,0 +1,107 @@
+"""What one visitor of the live viewer sees: their camera, drawn by our renderer as fast as it can be drawn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.transforms import quat_to_matrix, rigid, rigid_inverse
+from fourdgen.playback.channels import Look, layer, opaque, with_alpha
+from fourdgen.playback.shots import Shot
+from fourdgen.render import Rasterizer
+from fourdgen.scene.scene4d import Scene4D
+
+FAR = 100.0  # depth of pixels where nothing is, root units
+LONGEST = 1280  # pixels: no picture is larger
+
+
+@dataclass(frozen=True)
+class Eye:
+    """A visitor's camera: pose as quaternion wxyz and position (x right, y down, z forward), vertical field of view in
+    radians, and the size of their window in pixels."""
+
+    wxyz: tuple[float, ...]
+    position: tuple[float, ...]
+    fov: float
+    window: tuple[int, int]
+
+    def camera(self, scale: float = 1.0) -> Cameras:
+        """The camera for pictures of `scale` times the window's size, at most LONGEST."""
+        scale = min(scale, LONGEST / max(self.window))
+        size = (max(16, round(self.window[0] * scale)), max(16, round(self.window[1] * scale)))
+        world_from_cam = rigid(
+            quat_to_matrix(torch.tensor([self.wxyz], dtype=torch.float32)), torch.tensor([self.position]).float()
+        )
+        focal = 0.5 * size[1] / math.tan(self.fov / 2)
+        K = torch.tensor([[[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1.0]]])
+        return Cameras(rigid_inverse(world_from_cam), K, size)
+
+
+@dataclass(frozen=True)
+class Scenery:
+    """Everything besides the camera that a picture depends on."""
+
+    scene: Scene4D
+    clip: str
+    seconds: float
+    channel: str
+    background: tuple[int, int, int]
+
+    @property
+    def look(self) -> Look:
+        return Look(self.channel, depth_range(self.scene, self.clip))
+
+
+def depth_range(scene: Scene4D, clip: str) -> tuple[float, float]:
+    """Depths that span the colours, the same for all cameras and times: those of the clip's own cameras."""
+    cameras = scene.clips[clip].cameras
+    depth = cameras[0].project(scene.surfels.means)[1][0]
+    depth = depth[depth > 0]
+    if len(depth) == 0:
+        return (0.0, 1.0)
+    near, far = np.quantile(depth.numpy(), [0.01, 0.99])
+    return float(near), float(max(far, near + 1e-6))
+
+
+def picture(
+    scenery: Scenery, camera: Cameras, rasterizer: Rasterizer
+) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
+    """The picture before its background, and the depth along the camera's axis."""
+    drawn = layer(scenery.scene, Shot(camera, scenery.clip, scenery.seconds), scenery.look, rasterizer)
+    background = torch.tensor(scenery.background) / 255
+    depth = torch.where(drawn.alpha > 0.5, drawn.depth, torch.full_like(drawn.depth, FAR))
+    return opaque(drawn, scenery.look, background), depth.numpy()
+
+
+def screenshot(scenery: Scenery, camera: Cameras, rasterizer: Rasterizer) -> bytes:
+    """The picture as a PNG with alpha."""
+    drawn = layer(scenery.scene, Shot(camera, scenery.clip, scenery.seconds), scenery.look, rasterizer)
+    pixels = with_alpha(drawn, scenery.look)
+    if pixels.ndim == 3:  # OpenCV wants blue first
+        pixels = pixels[..., [2, 1, 0, 3]]
+    return cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()
+
+
+@dataclass
+class Pace:
+    """Chooses how large pictures may be so that motion stays smooth, from how long the last ones took."""
+
+    budget: float = 0.05  # seconds a picture, while something moves
+    smallest: float = 0.35  # share of the window's side
+    _per_pixel: float = 0.0  # seconds
+
+    def scale(self, window: tuple[int, int]) -> float:
+        if self._per_pixel == 0:
+            return 0.5
+        affordable = math.sqrt(self.budget / (self._per_pixel * window[0] * window[1]))
+        return min(max(affordable, self.smallest), 1.0)
+
+    def took(self, seconds: float, size: tuple[int, int]) -> None:
+        now = seconds / (size[0] * size[1])
+        self._per_pixel = now if self._per_pixel == 0 else 0.7 * self._per_pixel + 0.3 * now
