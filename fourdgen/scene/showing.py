@@ -1,4 +1,4 @@
-"""How an asset is first shown: from where, and whether its motion can be repeated from its start."""
+"""From where an asset is first shown, in a page and in the live viewer."""
 
 from __future__ import annotations
 
@@ -8,32 +8,11 @@ from typing import Any
 import torch
 
 from fourdgen.scene.files import extent
-from fourdgen.scene.scene4d import Scene4D, SceneClip
+from fourdgen.scene.scene4d import Scene4D
 
 FOV_DEGREES = 35.0  # of the shorter side of the window
 ELEVATION = 15.0  # degrees: the first view looks down a little
 ASIDE = 35.0  # degrees from the clip's first camera: from straight ahead a long subject looks like nothing
-
-
-def frame_time(clip: SceneClip) -> float:
-    """Seconds between two frames of a clip (median)."""
-    gaps = clip.seconds[1:] - clip.seconds[:-1]
-    gaps = gaps[gaps > 0]
-    return float(gaps.median()) if len(gaps) else 1 / 24
-
-
-def meets_itself(scene: Scene4D, clip: SceneClip) -> bool:
-    """Whether going from the last frame straight to the first is hardly a larger step than the clip makes anyway."""
-    if len(clip.seconds) < 4:
-        return False
-    steps = torch.linspace(0, len(clip.seconds) - 2, min(8, len(clip.seconds) - 1)).long().tolist()
-    own = [_moved(scene, clip, i, i + 1) for i in steps]
-    return _moved(scene, clip, len(clip.seconds) - 1, 0) <= 1.5 * max(own) + 1e-6
-
-
-def _moved(scene: Scene4D, clip: SceneClip, one: int, other: int) -> float:
-    a, b = (scene.at(clip.name, float(clip.seconds[i])).means for i in (one, other))
-    return float((a - b).norm(dim=1).mean())
 
 
 def first_view(scene: Scene4D, clip: str) -> dict[str, Any]:

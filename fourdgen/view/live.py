@@ -34,7 +34,8 @@ from fourdgen.playback.shots import Motion
 from fourdgen.render import Rasterizer
 from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError, Reporter, Silent
-from fourdgen.scene.showing import first_view, meets_itself
+from fourdgen.scene.looping import meets_itself
+from fourdgen.scene.showing import first_view
 from fourdgen.view.pictures import Eye, Pace, Scenery, picture, screenshot
 from fourdgen.view.source import Source, filmed, source_of
 

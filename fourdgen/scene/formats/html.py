@@ -24,9 +24,10 @@ from jaxtyping import Float, Int
 from fourdgen.geometry.transforms import quat_multiply
 from fourdgen.report import FourdgenError
 from fourdgen.scene.files import extent
+from fourdgen.scene.looping import frame_time, meets_itself
 from fourdgen.scene.motion import SampledBones
 from fourdgen.scene.scene4d import Scene4D
-from fourdgen.scene.showing import first_view, frame_time, meets_itself
+from fourdgen.scene.showing import first_view
 from fourdgen.scene.surfels import SH_C0, SH_C1, Surfels
 from fourdgen.workspace import write_atomically
 
