@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from fourdgen import workspace
 from fourdgen.report import FourdgenError, Reporter, Silent, absent, duration, table
 
 if TYPE_CHECKING:
-    from fourdgen.pipeline import Plan
+    from fourdgen.pipeline import Plan, Row
 
 WORDS = {
     "done": "skip, already done",
@@ -28,12 +29,11 @@ def describe(planned: Plan) -> str:
     job = planned.job
     rows = []
     for row in planned.rows:
-        changed = settings.differences(row.config)
-        rows.append(
-            (row.folder.name, WORDS[row.state], "  ".join(f"{key}={_value(value)}" for key, value in changed.items()))
-        )
+        said = "  ".join(f"{key}={_value(value)}" for key, value in _settings(row, planned))
+        rows.append((row.folder.name, WORDS[row.state], said))
     lines = [
         f"recipe   {planned.recipe.name}: {planned.recipe.title}",
+        f"time     {planned.recipe.time or 'not stated by this recipe'}",
         f"inputs   {', '.join(map(str, job.inputs))}",
         f"cameras  {job.cameras or 'to be found'}",
         *([f"masks    {job.masks}"] if job.masks else []),
@@ -41,9 +41,15 @@ def describe(planned: Plan) -> str:
         f"run      {job.run_folder}",
         f"device   {planned.device}, {planned.threads} threads, seed {planned.seed}",
         "",
-        table(rows, ("stage", "what happens", "settings that differ from the defaults")),
+        table(rows, ("stage", "what happens", "settings of the recipe and of this command")),
     ]
     return "\n".join(lines)
+
+
+def _settings(row: Row, planned: Plan) -> list[tuple[str, Any]]:
+    """What the recipe or the command says about a stage; the rest is at its defaults."""
+    said = {**planned.recipe.settings.get(row.stage.name, {}), **settings.differences(row.config)}
+    return [(f.name, getattr(row.config, f.name)) for f in fields(row.config) if f.name in said]
 
 
 def plan_rows(planned: Plan) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ can be checked without it, so that a wrong path or option is refused at once.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -96,10 +97,10 @@ def reconstruct(
         typer.Option("--sync/--no-sync", help="Whether the clips show the same motion.", show_default=False),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(help="Use at most this many frames of a clip.", show_default=False)
+        int | None, typer.Option(help="Use at most this many frames of a clip; 0: all.", show_default=False)
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Longer side of the frames in pixels, at most.", show_default=False)
+        int | None, typer.Option(help="Longer side of the frames in pixels, at most; 0: as filmed.", show_default=False)
     ] = None,
     max_surfels: Annotated[int | None, typer.Option(help="At most this many surfels.", show_default=False)] = None,
     settings: Annotated[
@@ -126,20 +127,15 @@ def reconstruct(
       fourdgen reconstruct clips/*.mp4 -o scene.ply
       fourdgen reconstruct walk.mp4 -p quality --set train.max_surfels=8000
     """
-    from fourdgen import account
+    from fourdgen import account, api
     from fourdgen import pipeline as pipelines
 
-    flags = {
-        "ingest.box": box, "ingest.frames": frames, "ingest.size": size,
-        "align.fov": fov, "root_pose.focal": None if fov is None else "false",
-        "align.turn": turn, "align.sweep": sweep, "align.reference": reference,
-        "align.sync": None if sync is None else str(sync).lower(), "train.max_surfels": max_surfels,
-    }  # fmt: skip
-    request = pipelines.Request(
-        inputs=tuple(inputs), output=output, pipeline=pipeline, cameras=cameras, masks=masks, run_folder=run,
-        settings=(*(f"{name}={value}" for name, value in flags.items() if value is not None), *(settings or ())),
-        device=device, seed=seed, threads=threads, fresh=fresh, command=tuple(sys.argv),
+    request = api.request(
+        inputs, output, pipeline=pipeline, cameras=cameras, masks=masks, box=box, fov=fov, turn=turn, sweep=sweep,
+        reference=reference, sync=sync, frames=frames, size=size, max_surfels=max_surfels, settings=settings or (),
+        run=run, device=device, seed=seed, threads=threads, fresh=fresh,
     )  # fmt: skip
+    request = replace(request, command=tuple(sys.argv))
     job = pipelines.job_of(request)
     if dry_run:
         with speaking(json, "plan", answers=True, closing=False) as report:
@@ -298,18 +294,12 @@ def evaluate(
       fourdgen eval scene.ply --truth bench/fox --json > figures.json
     """
     with speaking(json, "eval", answers=True) as report:
-        from fourdgen import checks
-        from fourdgen.scene import ply
+        from fourdgen import api
 
-        ply.check(scene)
-        folder = checks.truth_folder(truth, scene)
-        if save_cameras is not None:
-            checks.output_file(save_cameras)
-        from fourdgen import evaluate as evaluation
-        from fourdgen.pipeline import pick_device
+        figures = api.evaluate(scene, truth, save_cameras=save_cameras, device=device, report=report)
+        from fourdgen.evaluate import table
 
-        figures = evaluation.evaluate(scene, folder, save_cameras, report, device=pick_device(device))
-        report.result(evaluation.table(figures), figures)
+        report.result(table(figures), figures)
         if save_cameras is not None:
             report.places["cameras"] = save_cameras
 

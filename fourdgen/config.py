@@ -18,18 +18,22 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fourdgen.report import FourdgenError, absent, all_at_once
 
-RECIPE_KEYS = ("title", "extends", "stages")  # at the top of a recipe; everything else is a section of settings
+RECIPE_KEYS = ("title", "time", "extends", "stages")  # at the top of a recipe; everything else is a section of settings
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as written, `extends` already followed. `settings`: section -> key -> TOML value."""
+    """A recipe as written, `extends` already followed. `settings`: section -> key -> TOML value.
+
+    `time`: how long it takes, in words; never that of the recipe it extends.
+    """
 
     name: str
     path: Path
     title: str
     stages: tuple[str, ...]
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    time: str = ""
 
 
 def recipe_folder() -> Path:
@@ -61,7 +65,7 @@ def load_recipe(name: str) -> Recipe:
     for key, value in settings.items():
         if not isinstance(value, dict):
             raise FourdgenError(f"{path}: {key}: settings belong in a section", f"for example [train] {key} = ...")
-    return Recipe(path.stem, path, str(data.get("title", "")), tuple(stages), settings)
+    return Recipe(path.stem, path, str(data.get("title", "")), tuple(stages), settings, str(data.get("time", "")))
 
 
 def _find(name: str, beside: Path | None) -> Path:
@@ -92,7 +96,9 @@ def _follow(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if "extends" not in data:
         return data
     parent = _find(str(data["extends"]), path)
-    return _merge(_follow(parent, (*seen, path)), data)
+    base = _follow(parent, (*seen, path))
+    base.pop("time", None)
+    return _merge(base, data)
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,7 +161,9 @@ def resolve_sound(
         except FourdgenError as error:
             errors.append(error)
         except ValueError as error:  # raised by the dataclass's own __post_init__
-            errors.append(FourdgenError(f"{section}: {error}"))
+            # By custom it begins with the setting, `size = 5: expected ...`, and then is said as the others are.
+            named = str(error).partition(" ")[0].rstrip(":") in types_of(kind)
+            errors.append(FourdgenError(f"{section}.{error}" if named else f"{section}: {error}"))
     return made, errors
 
 
@@ -210,13 +218,16 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(arg) for arg in args)
     if origin in (Union, types.UnionType):
-        return " or ".join(describe(arg) for arg in args)
+        return ", or ".join(describe(arg) for arg in args)
     if origin is tuple and args[-1:] == (Ellipsis,):
-        return f"a list, each {describe(args[0])}"
+        return f"{_SEVERAL[args[0]]} separated by commas"
     if origin is tuple:
-        return f"{len(args)} values separated by commas, each {describe(args[0])}"
+        return f"{len(args)} {_SEVERAL[args[0]]} separated by commas"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
     return "none" if hint is type(None) else words[hint]
+
+
+_SEVERAL = {int: "whole numbers", float: "numbers", str: "texts", Path: "paths", bool: "true or false"}
 
 
 def from_toml(value: Any, hint: Any, name: str) -> Any:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
 import fourdgen
+from fourdgen import api, cli
+from fourdgen.geometry.transforms import Sim3
+from fourdgen.playback.channels import Look, layer, with_alpha
+from fourdgen.playback.shots import Shot
+from fourdgen.render import pick
+from fourdgen.report import FourdgenError
 from fourdgen.scene import files
-from tests.toy import toy_scene
+from tests.toy import FRAMES, toy_scene, write_truth
 
 
 def test_load_at_draw(tmp_path: Path) -> None:
@@ -25,7 +33,7 @@ def test_load_at_draw(tmp_path: Path) -> None:
 
 def test_drawing_from_the_file_equals_drawing_what_was_written(tmp_path: Path) -> None:
     scene = toy_scene(harmonics=4)
-    fourdgen.save(tmp_path / "scene.ply", scene)
+    fourdgen.save(scene, tmp_path / "scene.ply")
     read = fourdgen.load(str(tmp_path / "scene.ply"))
     for name, clip in scene.clips.items():
         for seconds in (0.0, 0.13, 0.31):
@@ -51,3 +59,69 @@ def test_import_is_fast_and_without_torch() -> None:
     seconds, torch_there = run.stdout.split()
     assert torch_there == "False"
     assert float(seconds) < 0.3
+
+
+def test_a_scene_says_what_it_is_in_one_line() -> None:
+    scene = toy_scene()
+    assert repr(scene) == f"<Scene4D: {len(scene.surfels)} surfels, 2 clips (a 0.92 s, b 0.42 s)>"
+    assert repr(scene.clips["a"]) == "<clip a: 12 frames of 96x96, 0 to 0.916667 s>"
+    assert repr(scene.surfels) == f"<Surfels: {len(scene.surfels)} surfels, harmonics of degree 0, on cpu>"
+
+
+def test_a_clip_or_time_that_is_not_there_is_said() -> None:
+    scene = toy_scene()
+    with pytest.raises(FourdgenError, match="the scene has no clip 'z'") as caught:
+        scene.at("z", 0.5)
+    assert caught.value.hint == "its clips: a, b"
+    with pytest.raises(FourdgenError, match="seconds = nan: not a time"):
+        scene.at("a", float("nan"))
+    held, last = scene.at("a", 1e9), scene.at("a", float(scene.clips["a"].seconds[-1]))
+    assert torch.equal(held.means, last.means)
+
+
+def test_save_tells_a_scene_from_a_path(tmp_path: Path) -> None:
+    with pytest.raises(FourdgenError, match="is no scene"):
+        fourdgen.save(tmp_path / "scene.ply", toy_scene())  # type: ignore[arg-type]
+
+
+def test_options_become_settings() -> None:
+    request = api.request(
+        "a.mp4", "s.ply", box=(1, 2, 3, 4), sync=False, frames=0, fov=40.0, turn=None, masks="m",
+        settings={"train.steps": [6, 4], "train.normals": True, "align.sweep": None},
+    )  # fmt: skip
+    assert set(request.settings) == {
+        "ingest.box=1,2,3,4", "align.sync=false", "ingest.frames=0", "align.fov=40.0", "root_pose.focal=false",
+        "train.steps=6,4", "train.normals=true", "align.sweep=none",
+    }  # fmt: skip
+    assert (request.inputs, request.masks, request.cameras) == ((Path("a.mp4"),), Path("m"), None)
+    assert api.request(["a", Path("b")], "s.ply", settings=["x.y=1"]).settings == ("x.y=1",)
+    with pytest.raises(TypeError, match="no such option of reconstruct: sized"):
+        api.request("a.mp4", "s.ply", sized=3)  # type: ignore[call-arg]
+
+
+def test_the_command_line_has_no_option_that_python_has_not() -> None:
+    parameters = set(inspect.signature(cli.reconstruct).parameters) - {"inputs", "output", "dry_run", "json"}
+    assert parameters == set(api.Options.__annotations__)
+
+
+def test_reconstruct_and_evaluate(tmp_path: Path) -> None:
+    """The real thing at the smallest size: pictures with cameras in, an asset out, scored."""
+    truth, world = tmp_path / "truth", Sim3(2.0, torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+    write_truth(truth, toy_scene(), world)
+    clip = tmp_path / "a"
+    clip.mkdir()
+    scene = toy_scene()
+    for i in range(FRAMES):
+        shot = Shot(scene.clips["a"].cameras[i], "a", float(scene.clips["a"].seconds[i]))
+        drawn = layer(scene, shot, Look("rgb"), pick("cpu"))
+        cv2.imwrite(str(clip / f"{i}.png"), with_alpha(drawn, Look("rgb"))[..., [2, 1, 0, 3]])
+    made = fourdgen.reconstruct(
+        clip, tmp_path / "out" / "scene.ply", pipeline="fast", device="cpu", cameras=truth / "transforms.json",
+        settings={"train.steps": [30, 20, 10]},
+    )  # fmt: skip
+    assert list(made.clips) == ["a"]
+    assert made.run_folder == str(tmp_path / "out" / "scene.run")
+    figures = fourdgen.evaluate(tmp_path / "out" / "scene.ply", truth)
+    assert figures["known_cameras"] and figures["psnr"] > 14
+    with pytest.raises(FourdgenError, match="no such file or folder"):
+        fourdgen.reconstruct(tmp_path / "none.mp4", tmp_path / "s.ply")

@@ -18,6 +18,10 @@ class Cut:
     box: tuple[int, int, int, int] | None = None
     mask: Literal["auto", "plain", "none"] = "auto"
 
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError(f"size = {self.size}: expected at least 0")
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -91,9 +95,10 @@ def test_set_parses_by_the_annotation(text: str, expected: Cut | Fit) -> None:
         (["fit.rate=fast"], "fit.rate = fast: expected a number | "),
         (["fit.rate=nan"], "fit.rate = nan: expected a number | "),
         (["fit.rate=-1"], "fit: the rate has to be positive | "),
-        (["fit.steps=1,x"], "fit.steps = 1,x: expected a list, each a whole number | "),
+        (["cut.size=-3"], "cut.size = -3: expected at least 0 | "),
+        (["fit.steps=1,x"], "fit.steps = 1,x: expected whole numbers separated by commas | "),
         (["cut.size=1.5"], "cut.size = 1.5: expected a whole number | "),
-        (["cut.box=1,2,3"], "cut.box = 1,2,3: expected 4 values separated by commas, each a whole number or none | "),
+        (["cut.box=1,2,3"], "cut.box = 1,2,3: expected 4 whole numbers separated by commas, or none | "),
         (["cut.mask=blue"], "cut.mask = blue: expected one of auto, plain, none | "),
         (["fit.free=yes"], "fit.free = yes: expected true or false | "),
     ],
@@ -110,7 +115,7 @@ def test_messages_of_set(overrides: list[str], expected: str) -> None:
         ({"cut": {"size": "big"}}, 'cut.size = "big": expected a whole number | '),
         ({"cut": {"size": True}}, "cut.size = true: expected a whole number | "),
         ({"fit": {"free": 1}}, "fit.free = 1: expected true or false | "),
-        ({"fit": {"steps": 5}}, "fit.steps = 5: expected a list, each a whole number | "),
+        ({"fit": {"steps": 5}}, "fit.steps = 5: expected whole numbers separated by commas | "),
     ],
 )
 def test_messages_of_a_recipe(settings: dict[str, dict[str, object]], expected: str) -> None:
@@ -154,6 +159,12 @@ def test_messages_of_recipe_files(tmp_path: Path, text: str, expected: str) -> N
     with pytest.raises(FourdgenError) as caught:
         config.load_recipe(write(tmp_path, "r.toml", text))
     assert caught.value.message.removeprefix(f"{(tmp_path / 'r.toml').resolve()}: ") == expected
+
+
+def test_how_long_a_recipe_takes_is_its_own_word(tmp_path: Path) -> None:
+    write(tmp_path, "base.toml", 'time = "an hour"\nstages = ["cut"]\n')
+    assert config.load_recipe(str(tmp_path / "base.toml")).time == "an hour"
+    assert config.load_recipe(write(tmp_path, "child.toml", 'extends = "./base.toml"\n')).time == ""
 
 
 def test_an_unknown_recipe_names_the_known_ones() -> None:

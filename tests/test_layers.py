@@ -30,6 +30,7 @@ FLOORS = {
     "fourdgen.account": 9,
     "fourdgen.doctor": 9,
     "fourdgen.checks": 9,
+    "fourdgen.api": 9,
     "fourdgen.playback": 9,
     "fourdgen.evaluate": 9,
     "fourdgen.view": 9,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3
+from fourdgen.report import FourdgenError
 from fourdgen.scene.motion import Motion
 from fourdgen.scene.surfels import Surfels
 
@@ -28,6 +30,11 @@ class SceneClip:
     gain: Float[Tensor, "3"]
     bias: Float[Tensor, "3"]
 
+    def __repr__(self) -> str:
+        first, last = float(self.seconds[0]), float(self.seconds[-1])
+        width, height = self.cameras.size
+        return f"<clip {self.name}: {len(self.seconds)} frames of {width}x{height}, {first:g} to {last:g} s>"
+
 
 @dataclass(frozen=True)
 class Scene4D:
@@ -44,9 +51,21 @@ class Scene4D:
     def at(self, clip: str | None = None, seconds: float = 0.0) -> Surfels:
         """Surfels in their state at a time of a clip (default: the reference), in the root frame.
 
-        Raises KeyError for a clip that the scene does not have. Times outside the clip are held at its ends.
+        Times outside the clip are held at its ends. Raises FourdgenError for a clip that the scene does not have, and
+        for a time that is no number.
         """
         name = self.reference if clip is None else clip
+        if name not in self.clips:
+            raise FourdgenError(f"the scene has no clip {name!r}", f"its clips: {', '.join(self.clips)}")
+        if math.isnan(seconds):
+            raise FourdgenError("seconds = nan: not a time", f"clip {name} is {self.clips[name]!r}")
         times = self.clips[name].seconds
         held = min(max(float(seconds), float(times[0])), float(times[-1]))
         return self.motion.warp(self.surfels, name, held)
+
+    def __repr__(self) -> str:
+        clips = ", ".join(
+            f"{clip.name} {float(clip.seconds[-1] - clip.seconds[0]):.2f} s" for clip in self.clips.values()
+        )
+        many = "clip" if len(self.clips) == 1 else "clips"
+        return f"<Scene4D: {len(self.surfels)} surfels, {len(self.clips)} {many} ({clips})>"

@@ -40,6 +40,10 @@ class Surfels:
     def __len__(self) -> int:
         return self.means.shape[0]
 
+    def __repr__(self) -> str:
+        degree = round(self.sh.shape[1] ** 0.5) - 1
+        return f"<Surfels: {len(self)} surfels, harmonics of degree {degree}, on {self.means.device}>"
+
     def __getitem__(self, index: Tensor) -> Surfels:
         return self._each(lambda tensor: tensor[index])
 
