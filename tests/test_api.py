@@ -79,6 +79,13 @@ def test_a_clip_or_time_that_is_not_there_is_said() -> None:
     assert torch.equal(held.means, last.means)
 
 
+def test_a_function_is_not_hidden_by_the_package_of_its_name() -> None:
+    from fourdgen.evaluate import table
+
+    assert callable(table)
+    assert fourdgen.evaluate is api.evaluate
+
+
 def test_save_tells_a_scene_from_a_path(tmp_path: Path) -> None:
     with pytest.raises(FourdgenError, match="is no scene"):
         fourdgen.save(tmp_path / "scene.ply", toy_scene())  # type: ignore[arg-type]

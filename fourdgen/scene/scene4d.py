@@ -64,8 +64,7 @@ class Scene4D:
         return self.motion.warp(self.surfels, name, held)
 
     def __repr__(self) -> str:
-        clips = ", ".join(
-            f"{clip.name} {float(clip.seconds[-1] - clip.seconds[0]):.2f} s" for clip in self.clips.values()
-        )
+        each = [(clip.name, float(clip.seconds[-1] - clip.seconds[0])) for clip in self.clips.values()]
+        clips = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in each)
         many = "clip" if len(self.clips) == 1 else "clips"
         return f"<Scene4D: {len(self.surfels)} surfels, {len(self.clips)} {many} ({clips})>"
