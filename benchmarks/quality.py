@@ -1,0 +1,306 @@
+"""The bench, with several seeds: one table, the noise between seeds, and the difference to what was recorded last.
+
+    python benchmarks/quality.py --bench DIR --out DIR [--scenes fox,knight] [--tracks known,alone] [--seeds 0,1]
+        [--pipeline fast] [--set train.normal=0] [--ablate train.normal --ablate sampling] [--record FILE] [--json]
+
+Tracks: `known` clips a + b with true cameras and alpha; `alone` the same with clip a only; `unknown` both videos and
+nothing else; `one` video a and nothing else; `between` video a, of which every fourth frame trains and the frame midway
+is scored (all frames may find the poses). Each `--ablate` adds a run of everything with one ingredient switched off.
+
+Finished runs of the same code and command are not run again, so an interrupted benchmark goes on where it was. Time is
+CPU-seconds of the whole reconstruction (poses included), not of the clock, so that a busy machine does not change it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fourdgen
+from fourdgen import pipeline
+from fourdgen.report import table
+
+SCENES = ("fox", "knight", "shiba", "varied/wolf", "varied/velociraptor", "varied/robot")
+TRACKS = ("known", "alone", "unknown", "one", "between")
+FULL = "-"  # the label of runs with nothing switched off
+NAMED = {"sampling": "sample.mode=uniform", "second-clip": ""}  # what off means where it is not 0; see ablation()
+# Heading, where the figure is in eval's result, format, and whether more is better.
+COLUMNS: tuple[tuple[str, tuple[str, ...], str, int], ...] = (
+    ("PSNR", ("psnr",), "{:.2f}", 1),
+    ("SSIM", ("ssim",), "{:.3f}", 1),
+    ("LPIPS", ("lpips",), "{:.3f}", -1),
+    ("IoU", ("iou",), "{:.3f}", 1),
+    ("box", ("box_psnr",), "{:.2f}", 1),
+    ("strict", ("strict_psnr",), "{:.2f}", 1),
+    ("Chamfer %", ("chamfer",), "{:.1f}", -1),
+    ("normals", ("normal_deg",), "{:.0f}", -1),
+    ("track", ("track", "all"), "{:.0%}", -1),
+    ("fast", ("track", "fast"), "{:.0%}", -1),
+    ("hidden", ("track", "hidden"), "{:.0%}", -1),
+    ("flicker", ("flicker",), "{:.1f}", -1),
+    ("pose", ("pose", "median"), "{:.1f}", -1),
+    ("between", ("interpolation", "psnr"), "{:.2f}", 1),
+    ("CPU s", ("cpu_seconds",), "{:.0f}", -1),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One reconstruction with its evaluation. `settings` are --set texts of this run alone."""
+
+    scene: str
+    track: str
+    ablated: str
+    seed: int
+    settings: tuple[str, ...] = ()
+
+    @property
+    def row(self) -> str:
+        """What differs only in the seed shares a row."""
+        return f"{self.scene} {self.track} {self.ablated}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.row} s{self.seed}".replace("/", "_").replace(" ", ".")
+
+
+def ablation(name: str) -> tuple[str, ...]:
+    """The settings that switch an ingredient off: a short name, or a setting of a stage, which becomes 0, false or "".
+
+    Raises SystemExit for a name that is neither.
+    """
+    if name in NAMED:
+        return (NAMED[name],) if NAMED[name] else ()
+    section, _, key = name.partition(".")
+    if section in pipeline.STAGES:
+        config = importlib.import_module(pipeline.STAGES[section]).STAGE.config
+        for field in dataclasses.fields(config):
+            if field.name == key and isinstance(field.default, bool | int | float):
+                return (f"{name}={str(type(field.default)(0)).lower()}",)
+    raise SystemExit(f"--ablate {name}: not one of {', '.join(NAMED)}, nor a number or switch such as train.normal")
+
+
+def plan(scenes: Sequence[str], tracks: Sequence[str], seeds: Sequence[int], ablate: Sequence[str]) -> list[Run]:
+    """All runs, complete ones first. Without its second clip, track known is track alone."""
+    runs = []
+    for label in (FULL, *ablate):
+        for scene in scenes:
+            for track in tracks:
+                if label == "second-clip" and track != "known":
+                    continue
+                settings = () if label == FULL else ablation(label)
+                runs += [Run(scene, track, label, seed, settings) for seed in seeds]
+    return runs
+
+
+def inputs_of(run: Run, bench: Path) -> list[str]:
+    """What `reconstruct` is given for a track."""
+    folder = bench / run.scene
+    alone = run.track == "alone" or run.ablated == "second-clip"
+    if run.track in ("known", "alone"):
+        clips = [folder / "rgba" / clip for clip in ("a" if alone else "ab")]
+        return [*map(str, clips), "--cameras", str(folder / "transforms.json")]
+    clips = [folder / "clips" / f"{clip}.mp4" for clip in ("ab" if run.track == "unknown" else "a")]
+    return [*map(str, clips), *(("--set", "sample.every=4") if run.track == "between" else ())]
+
+
+def code_digest() -> str:
+    """Of everything in the package that can change a result."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(fourdgen.__file__).parent.rglob("*")):
+        if path.suffix in (".py", ".so", ".toml"):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def timed(command: list[str], log: Path) -> float:
+    """Runs a command to its end and gives its CPU-seconds. Raises RuntimeError where it fails."""
+    with log.open("w") as out:
+        child = subprocess.Popen(command, stdout=out, stderr=out, env={"OMP_NUM_THREADS": "1", **os.environ})
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except KeyboardInterrupt:
+            child.terminate()
+            raise
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        raise RuntimeError(f"exit code {child.returncode}, see {log}")
+    return usage.ru_utime + usage.ru_stime
+
+
+def result_of(run: Run, given: argparse.Namespace, code: str) -> dict[str, Any]:
+    """eval's figures of one run and `cpu_seconds`; from its file where the same code and command made one."""
+    asset = given.out / f"{run.name}.ply"
+    settings = [text for setting in (*given.set, *run.settings) for text in ("--set", setting)]
+    command = [
+        sys.executable, "-m", "fourdgen.cli", "reconstruct", *inputs_of(run, given.bench), "-o", str(asset),
+        "--seed", str(run.seed), "--threads", str(given.threads), "-p", given.pipeline, *settings,
+    ]  # fmt: skip
+    stored = asset.with_suffix(".json")
+    if stored.is_file():
+        known = json.loads(stored.read_text())
+        if known["command"] == command and (given.keep or known["code"] == code):
+            return dict(known["result"])
+    seconds = timed([*command, "--fresh"], asset.with_suffix(".log"))
+    score = [
+        sys.executable,
+        "-m",
+        "fourdgen.cli",
+        "eval",
+        str(asset),
+        "--truth",
+        str(given.bench / run.scene),
+        "--json",
+    ]
+    answer = subprocess.run(score, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1", **os.environ})
+    if answer.returncode != 0:
+        raise RuntimeError(f"eval failed: {answer.stderr.strip()}")
+    result = {**json.loads(answer.stdout), "cpu_seconds": seconds}
+    stored.write_text(json.dumps({"command": command, "code": code, "result": result}, indent=1))
+    return result
+
+
+def picked(result: Mapping[str, Any], keys: Sequence[str]) -> float | None:
+    """A figure by its path; None where it, or anything on the way, is missing."""
+    value: Any = result
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return None if value is None else float(value)
+
+
+def means(results: Mapping[Run, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Row -> heading -> mean over the seeds, and mean rows over the scenes where there are several."""
+    seeds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run, result in results.items():
+        for head, keys, _, _ in COLUMNS:
+            value = picked(result, keys)
+            if value is not None:
+                seeds[run.row][head].append(value)
+    rows = {row: {head: sum(v) / len(v) for head, v in cells.items()} for row, cells in seeds.items()}
+    scenes: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        scenes[row.split(" ", 1)[1]].append(row)
+    for rest, members in scenes.items():
+        if len(members) > 1:
+            shared = [head for head, *_ in COLUMNS if all(head in rows[row] for row in members)]
+            rows[f"mean {rest}"] = {head: sum(rows[row][head] for row in members) / len(members) for head in shared}
+    return rows
+
+
+def noise(results: Mapping[Run, Mapping[str, Any]]) -> dict[str, float]:
+    """Heading -> standard deviation of one run between seeds, pooled over all rows with several."""
+    groups = defaultdict(list)
+    for run, result in results.items():
+        groups[run.row].append(result)
+    out = {}
+    for head, keys, _, _ in COLUMNS:
+        squares, freedom = 0.0, 0
+        for group in groups.values():
+            values = [v for v in (picked(result, keys) for result in group) if v is not None]
+            middle = sum(values) / len(values) if values else 0.0
+            squares += sum((v - middle) ** 2 for v in values)
+            freedom += max(0, len(values) - 1)
+        if freedom:
+            out[head] = (squares / freedom) ** 0.5
+    return out
+
+
+def printed(rows: Mapping[str, Mapping[str, float]], spread: Mapping[str, float], last: Mapping[str, Any]) -> str:
+    """The table: figures, then in brackets what changed since the recorded ones."""
+    heads = [head for head, *_ in COLUMNS if any(head in cells for cells in rows.values())]
+    lines = []
+    for row, cells in rows.items():
+        line = [row]
+        for head, _, form, _ in COLUMNS:
+            if head in heads:
+                before = last.get(row, {}).get(head)
+                text = form.format(cells[head]) if head in cells else "-"
+                if before is not None and head in cells:
+                    change = form.format(cells[head] - before)
+                    text += f" ({change if change.startswith('-') else '+' + change})"
+                line.append(text)
+        lines.append(line)
+    if spread:
+        lines.append(["noise of one run", *(_cell(spread, head) for head in heads)])
+    return table(lines, ("scene track without", *heads))
+
+
+def _cell(spread: Mapping[str, float], head: str) -> str:
+    form = next(form for name, _, form, _ in COLUMNS if name == head)
+    return form.format(spread[head]) if head in spread else "-"
+
+
+def last_recorded(record: Path | None) -> dict[str, dict[str, float]]:
+    """Row -> figures, of the latest recording that has the row."""
+    rows: dict[str, dict[str, float]] = {}
+    for entry in json.loads(record.read_text()) if record is not None and record.is_file() else []:
+        rows |= entry["rows"]
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bench", type=Path, default=os.environ.get("FOURDGEN_BENCH"))
+    parser.add_argument("--out", type=Path, default=Path("build/quality"))
+    parser.add_argument("--scenes", default=",".join(SCENES))
+    parser.add_argument("--tracks", default="known")
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--pipeline", "-p", default="fast")
+    parser.add_argument("--set", action="append", default=[], help="a setting for all runs")
+    parser.add_argument("--ablate", action="append", default=[], help="also run without this ingredient; repeatable")
+    parser.add_argument("--record", type=Path, help="compare with this file, then add today's rows to it")
+    parser.add_argument("--keep", action="store_true", help="take finished runs of older code as they are")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    given = parser.parse_args()
+    if given.bench is None:
+        parser.error("--bench DIR or FOURDGEN_BENCH is needed")
+    given.bench = Path(given.bench)
+    tracks, scenes = given.tracks.split(","), given.scenes.split(",")
+    for track in tracks:
+        if track not in TRACKS:
+            parser.error(f"--tracks {track}: choose from {', '.join(TRACKS)}")
+    runs = plan(scenes, tracks, [int(seed) for seed in given.seeds.split(",")], given.ablate)
+    given.out.mkdir(parents=True, exist_ok=True)
+    code = code_digest()
+    results: dict[Run, dict[str, Any]] = {}
+    failures = []
+    for number, run in enumerate(runs, 1):
+        try:
+            results[run] = result_of(run, given, code)
+        except RuntimeError as error:
+            failures.append(f"{run.name}: {error}")
+            continue
+        figures = ", ".join(
+            f"{h} {f.format(v)}" for h, k, f, _ in COLUMNS if (v := picked(results[run], k)) is not None
+        )
+        print(f"[{number}/{len(runs)}] {run.name}: {figures}", file=sys.stderr, flush=True)
+    rows, spread = means(results), noise(results)
+    if given.json:
+        print(json.dumps({"rows": rows, "noise": spread, "failures": failures}, indent=1))
+    else:
+        print(printed(rows, spread, last_recorded(given.record)))
+        for failure in failures:
+            print(failure)
+    if given.record is not None:
+        entries = json.loads(given.record.read_text()) if given.record.is_file() else []
+        stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        entries.append({"date": stamp, "code": code, "command": sys.argv[1:], "rows": rows, "noise": spread})
+        given.record.write_text(json.dumps(entries, indent=1) + "\n")
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
