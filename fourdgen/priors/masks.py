@@ -1,7 +1,8 @@
 """Cutting the subject out of a clip that brings no masks: which way, and what all ways share.
 
 Ways, in the order in which `auto` tries them: a plain background (plain.py), U2-Net weights if they are on this machine
-(neural.py), colour models and motion (classical.py).
+(neural.py), colour models and motion (classical.py). Where the camera stands still, the clip as a whole then corrects
+what was found frame by frame (still.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from fourdgen import weights
-from fourdgen.priors import classical, neural, plain
+from fourdgen.priors import classical, neural, plain, still
 from fourdgen.priors.subject import Box, follow
 from fourdgen.report import FourdgenError, Reporter, Silent
 
@@ -71,6 +72,8 @@ def cut_subject(
         raise FourdgenError("there are no mask weights on this machine", "get them with `fourdgen doctor --fetch`")
     else:
         mask = follow(classical.foreground(rgb, box, report), box)
+    if mask.any() and still.is_still(rgb, mask):
+        mask = follow(still.correct(rgb, mask), box)
     return Cut(_unmixed(rgb, mask), mask, "u2netp" if found else "classical")
 
 

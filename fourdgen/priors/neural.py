@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from fourdgen.priors.edges import refine
 from fourdgen.priors.subject import Box, box_pixels, find_parts, in_box, mask_of, only, overlapping, prominence
 from fourdgen.report import Reporter, Silent
 
@@ -115,15 +116,3 @@ def predict(session: Any, picture: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarr
     feed = {session.get_inputs()[0].name: small.transpose(2, 0, 1)[None].astype(np.float32)}
     answer = session.run([session.get_outputs()[0].name], feed)[0][0, 0]
     return np.asarray(cv2.resize(answer, (width, height), interpolation=cv2.INTER_LINEAR).clip(0, 1))
-
-
-def refine(picture: UInt8[np.ndarray, "h w 3"], soft: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-    """A coarse mask whose edge follows the picture's: guided filter (He et al. 2010) in its grey form, then steeper."""
-    guide = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-    window = (max(3, round(0.012 * max(soft.shape))) * 2 + 1,) * 2
-    mean_g, mean_s = cv2.blur(guide, window), cv2.blur(soft, window)
-    slope = (cv2.blur(guide * soft, window) - mean_g * mean_s) / (cv2.blur(guide * guide, window) - mean_g**2 + 1e-3)
-    offset = mean_s - slope * mean_g
-    filtered = cv2.blur(slope, window) * guide + cv2.blur(offset, window)
-    steep = ((filtered - 0.5) * 2.0 + 0.5).clip(0, 1)
-    return np.asarray(np.where(steep < 0.03, 0.0, np.where(steep > 0.97, 1.0, steep)))

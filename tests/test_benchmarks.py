@@ -1,0 +1,97 @@
+"""benchmarks/quality.py and linger.py: what they would run, and how figures become a table."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def quality() -> ModuleType:
+    return script("quality")
+
+
+def figures(psnr: float, track: float | None = None) -> dict:
+    return {"psnr": psnr, "track": {"all": track}, "cpu_seconds": 40.0}
+
+
+def test_an_ingredient_is_switched_off_by_its_setting(quality: ModuleType) -> None:
+    assert quality.ablation("train.normal") == ("train.normal=0.0",)
+    assert quality.ablation("train.bones") == ("train.bones=0",)
+    assert quality.ablation("sampling") == ("sample.mode=uniform",)
+    for wrong in ("train.nromal", "normal", "train.steps"):
+        with pytest.raises(SystemExit, match=wrong):
+            quality.ablation(wrong)
+
+
+def test_every_seed_scene_and_track_is_run_with_and_without(quality: ModuleType) -> None:
+    runs = quality.plan(["fox", "varied/wolf"], ["known", "one"], [0, 1], ["train.normal", "second-clip"])
+    assert len(runs) == 2 * 2 * 2 * 2 + 2 * 2  # the second clip is there on track known only
+    assert len({run.name for run in runs}) == len(runs)
+    assert not any("/" in run.name or " " in run.name for run in runs)
+
+
+def test_tracks_see_what_they_may(quality: ModuleType) -> None:
+    bench = Path("/bench")
+    given = {track: " ".join(quality.inputs_of(quality.Run("fox", track, "-", 0), bench)) for track in quality.TRACKS}
+    assert given["known"] == "/bench/fox/rgba/a /bench/fox/rgba/b --cameras /bench/fox/transforms.json"
+    assert given["alone"] == "/bench/fox/rgba/a --cameras /bench/fox/transforms.json"
+    assert given["unknown"] == "/bench/fox/clips/a.mp4 /bench/fox/clips/b.mp4"
+    assert given["one"] == "/bench/fox/clips/a.mp4"
+    assert given["between"] == "/bench/fox/clips/a.mp4 --set sample.every=4"
+    without = quality.Run("fox", "known", "second-clip", 0)
+    assert " ".join(quality.inputs_of(without, bench)) == given["alone"]
+
+
+def test_means_noise_and_changes(quality: ModuleType) -> None:
+    def run(scene: str, seed: int):
+        return quality.Run(scene, "known", "-", seed)
+
+    results = {
+        run("fox", 0): figures(26.0, 0.5), run("fox", 1): figures(28.0, 0.7),
+        run("knight", 0): figures(22.0), run("knight", 1): figures(22.0),
+    }  # fmt: skip
+    rows = quality.means(results)
+    assert rows["fox known -"]["PSNR"] == 27.0
+    assert rows["fox known -"]["track"] == pytest.approx(0.6)
+    assert rows["mean known -"]["PSNR"] == 24.5
+    assert "track" not in rows["mean known -"]  # the knight has none: a mean over fewer scenes would mislead
+    assert quality.noise(results)["PSNR"] == pytest.approx(1.0)  # sqrt((1 + 1 + 0 + 0) / 2)
+    text = quality.printed(rows, quality.noise(results), {"fox known -": {"PSNR": 26.5, "track": 0.7}})
+    assert "27.00 (+0.50)" in text
+    assert "60% (-10%)" in text
+    assert "noise of one run" in text
+
+
+def test_the_latest_recording_of_a_row_counts(quality: ModuleType, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    assert quality.last_recorded(record) == {}
+    rows = [{"fox known -": {"PSNR": 26.0}, "knight known -": {"PSNR": 22.0}}, {"fox known -": {"PSNR": 27.0}}]
+    record.write_text(json.dumps([{"rows": each} for each in rows]))
+    assert quality.last_recorded(record) == {"fox known -": {"PSNR": 27.0}, "knight known -": {"PSNR": 22.0}}
+
+
+def test_a_failing_command_is_told_and_a_good_one_timed(quality: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        quality.timed([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "log")
+    assert 0 < quality.timed([sys.executable, "-c", "sum(range(10**6))"], tmp_path / "log") < 20
+
+
+def test_a_lingering_camera_repeats_and_drops() -> None:
+    assert script("linger").lingering(8, 3, 2, 2) == [0, 0, 1, 1, 2, 2, 3, 5, 7]
