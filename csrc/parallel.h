@@ -2,6 +2,9 @@
 #pragma once
 #include <cstdlib>
 #include <new>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
@@ -30,7 +33,8 @@ template <class F> static void parallel_for(int count, int threads, F f) {
   }
 }
 
-// Uninitialised scratch that only grows and is aligned to a cache line.
+// Uninitialised scratch that only grows and is aligned to a cache line. Large scratch asks for huge pages: it is visited in
+// no order, so that every visit would otherwise cost a walk through the page tables.
 template <class T> class Buffer {
  public:
   Buffer() = default;
@@ -41,8 +45,13 @@ template <class T> class Buffer {
     if (count > capacity_) {
       free(data_);
       capacity_ = count + count / 4 + 64;
-      data_ = static_cast<T *>(aligned_alloc(64, (capacity_ * sizeof(T) + 63) / 64 * 64));
+      const size_t huge = size_t(1) << 21, bytes = capacity_ * sizeof(T), alignment = bytes < huge / 2 ? 64 : huge;
+      const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+      data_ = static_cast<T *>(aligned_alloc(alignment, rounded));
       if (!data_) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+      if (alignment == huge) madvise(data_, rounded, MADV_HUGEPAGE);
+#endif
     }
     return data_;
   }

@@ -63,6 +63,26 @@ static inline Float sum_each(const Float *a) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(t0, t1, 0x88), _mm512_shuffle_f32x4(t0, t1, 0xdd));
 }
 
+// Rows become columns.
+static inline void transpose(Float *a) {
+  Float b[16];
+  for (int i = 0; i < 8; i++)
+    b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]), b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+  for (int i = 0; i < 4; i++)
+    for (int k = 0; k < 2; k++) {
+      const __m512d c = _mm512_castps_pd(b[4 * i + k]), d = _mm512_castps_pd(b[4 * i + 2 + k]);
+      a[4 * i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(c, d));
+      a[4 * i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(c, d));
+    }
+  for (int k = 0; k < 4; k++) {
+    const Float c0 = _mm512_shuffle_f32x4(a[k], a[4 + k], 0x88), c1 = _mm512_shuffle_f32x4(a[k], a[4 + k], 0xdd);
+    const Float d0 = _mm512_shuffle_f32x4(a[8 + k], a[12 + k], 0x88), d1 = _mm512_shuffle_f32x4(a[8 + k], a[12 + k], 0xdd);
+    b[k] = _mm512_shuffle_f32x4(c0, d0, 0x88), b[8 + k] = _mm512_shuffle_f32x4(c0, d0, 0xdd);
+    b[4 + k] = _mm512_shuffle_f32x4(c1, d1, 0x88), b[12 + k] = _mm512_shuffle_f32x4(c1, d1, 0xdd);
+  }
+  for (int i = 0; i < 16; i++) a[i] = b[i];
+}
+
 #elif defined(__AVX2__) && defined(__FMA__)
 
 constexpr int LANES = 8;
@@ -123,6 +143,20 @@ static inline Float sum_each(const Float *a) {
   return _mm256_add_ps(_mm256_permute2f128_ps(s2[0], s2[1], 0x20), _mm256_permute2f128_ps(s2[0], s2[1], 0x31));
 }
 
+static inline void transpose(Float *a) {
+  Float b[8];
+  for (int i = 0; i < 4; i++)
+    b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]), b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+  for (int i = 0; i < 2; i++)
+    for (int k = 0; k < 2; k++) {
+      const __m256d c = _mm256_castps_pd(b[4 * i + k]), d = _mm256_castps_pd(b[4 * i + 2 + k]);
+      a[4 * i + 2 * k] = _mm256_castpd_ps(_mm256_unpacklo_pd(c, d));
+      a[4 * i + 2 * k + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(c, d));
+    }
+  for (int k = 0; k < 4; k++) b[k] = _mm256_permute2f128_ps(a[k], a[4 + k], 0x20), b[4 + k] = _mm256_permute2f128_ps(a[k], a[4 + k], 0x31);
+  for (int i = 0; i < 8; i++) a[i] = b[i];
+}
+
 #else
 
 constexpr int LANES = 4;
@@ -167,6 +201,14 @@ static inline bool any(Mask m) { return (m[0] | m[1] | m[2] | m[3]) != 0; }
 static inline Float sqrt(Float x) { return Float{std::sqrt(x[0]), std::sqrt(x[1]), std::sqrt(x[2]), std::sqrt(x[3])}; }
 static inline Float sum_each(const Float *a) { return Float{sum(a[0]), sum(a[1]), sum(a[2]), sum(a[3])}; }
 #endif
+static inline void transpose(Float *a) {
+  for (int i = 0; i < 4; i++)
+    for (int k = 0; k < i; k++) {
+      const float other = a[i][k];
+      a[i][k] = a[k][i];
+      a[k][i] = other;
+    }
+}
 constexpr float ROUND_MAGIC = 12582912.f;  // 1.5 x 2^23: adding it rounds to the nearest whole number
 static inline Float round_exponent(Float t) { return (t + splat(ROUND_MAGIC)) - splat(ROUND_MAGIC); }
 static inline Float scale_exponent(Float p, Float n) {
@@ -186,6 +228,12 @@ static inline Float exp2(Float t) {
   p = fma(p, f, splat(6.931469492e-01f));
   p = fma(p, f, splat(1.000000071e+00f));
   return scale_exponent(p, n);
+}
+
+// Largest whole number that is not above x, for |x| < 2^22.
+static inline Float floor(Float x) {
+  const Float r = round_exponent(x);
+  return r - keep(gt(r, x), splat(1.f));
 }
 
 // Three vectors: LANES points at once.
