@@ -190,6 +190,28 @@ def test_a_browser_without_webgl2_says_so(browser: Browser, scene: Scene4D, tmp_
     assert "WebGL 2" in page.evaluate("document.getElementById('sorry').textContent")
 
 
+@pytest.mark.parametrize(
+    ("lacking", "enough"),
+    [
+        ("WebGL2RenderingContext.prototype.getExtension = () => null", 35.0),  # bytes instead of half floats
+        ("Worker = function () { throw new Error('no workers'); }", ENOUGH),
+    ],
+)
+def test_it_does_without_what_a_browser_may_lack(
+    browser: Browser, scene: Scene4D, tmp_path: Path, lacking: str, enough: float
+) -> None:
+    html.write(tmp_path / "toy.html", scene)
+    page = browser.page(SIZE)
+    page.call("Page.addScriptToEvaluateOnNewDocument", {"source": lacking})
+    page.goto(address(tmp_path / "toy.html", "#freeze&bare&bg=ffffff&az=200&el=20&time=0.4"))
+    page.wait(f"{SETTLED} !== undefined")
+    for channel in ("rgb", "normal"):
+        shown = show(page, f"#freeze&bare&bg=ffffff&az=200&el=20&time=0.4&view={channel}")
+        quality = psnr(shown, drawn(scene, "a", 0.4, 200, 20, channel))
+        print(f"{lacking[:20]}, {channel}: {quality:.1f} dB")
+        assert quality >= enough
+
+
 def test_a_lost_context_comes_back(page: Page) -> None:
     canvas = "document.getElementById('canvas')"
     before = show(page, "#freeze&bare&bg=ffffff&az=10&el=5&time=0.3")

@@ -202,6 +202,7 @@ function build() {
     return made;
   };
   const texels = degree ? 9 : 6, height = Math.ceil(count * texels / 2048), table = new Float32Array(2048 * height * 4);
+  if (height > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return sorry('The asset has more surfels than this device can hold.');
   const put = (k, values, parts, from = 0) => {
     for (let i = 0; i < count; i++)
       for (let j = 0; j < parts; j++) table[4 * (i * texels + k) + from + j] = values[j * count + i];
@@ -228,9 +229,10 @@ canvas.addEventListener('webglcontextlost', e => { e.preventDefault(); gpu = nul
 canvas.addEventListener('webglcontextrestored', () => { build(); shown = -1; touch(); });
 
 // ---- The state: what is shown, from where, when. ----
-const dark = self.matchMedia && matchMedia('(prefers-color-scheme: dark)').matches;
+const prefers = what => self.matchMedia && matchMedia(`(prefers-${what})`).matches;
 const start = {
-  clip: meta.reference, phase: 0, playing: moving, speed: 1, view: 'rgb', bg: dark ? '#14161a' : '#ffffff', spin: false,
+  clip: meta.reference, phase: 0, playing: moving && !prefers('reduced-motion: reduce'), speed: 1, view: 'rgb',
+  bg: prefers('color-scheme: dark') ? '#14161a' : '#ffffff', spin: false,
   az: meta.camera.az, el: meta.camera.el, dist: meta.camera.dist, fov: meta.camera.fov, target: meta.camera.target,
 };
 const state = { ...start };
