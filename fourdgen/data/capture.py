@@ -9,8 +9,8 @@ FOLDER/CLIP/weight/00000.png only where a pixel of the clip counts less than ful
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +63,7 @@ class Capture:
 
     clips: tuple[Clip, ...]
     folder: Path
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)  # folders of the clips that do not lie in `folder`
 
     def clip(self, name: str) -> Clip:
         """Raises KeyError for a name that is not there."""
@@ -83,13 +84,22 @@ class Capture:
         clip = self.clip(clip_name)
         if kind == "weight" and not clip.weighted:
             return np.full((clip.size[1], clip.size[0]), 255, np.uint8)
-        path = picture_path(self.folder, clip_name, kind, index)
+        path = picture_path(self.elsewhere.get(clip_name, self.folder), clip_name, kind, index)
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR if kind == "rgb" else cv2.IMREAD_GRAYSCALE)
         if picture is None:
             raise FourdgenError(
                 f"{path}: this picture of the run folder is missing or broken", "run again with --fresh"
             )
         return np.ascontiguousarray(picture[..., ::-1]) if kind == "rgb" else picture
+
+
+def joined(capture: Capture, more: Capture) -> Capture:
+    """The clips of both. Raises ValueError where a name stands in both."""
+    both = {clip.name for clip in capture.clips} & {clip.name for clip in more.clips}
+    if both:
+        raise ValueError(f"clips of the same name: {', '.join(sorted(both))}")
+    homes = {clip.name: more.elsewhere.get(clip.name, more.folder) for clip in more.clips}
+    return Capture((*capture.clips, *more.clips), capture.folder, {**capture.elsewhere, **homes})
 
 
 def _unit(picture: UInt8[np.ndarray, "h w *c"]) -> Float[Tensor, "h w *c"]:

@@ -170,7 +170,8 @@ def start(
     seeds = shell(points, colors, share, max(200, most // 3), HULL_EXTENT, generator)
     centers, distance = spread_bones(points, config.bones, generator)
     motion = BoneMotion(centers, config.bone_extent * distance, clip_times, generator=generator)
-    corrections = PoseCorrections(tracks) if refine_poses else None
+    filmed = {name: track for name, track in tracks.items() if clip_times[name].filmed}
+    corrections = PoseCorrections(filmed) if refine_poses else None
     return Model.from_seeds(seeds, motion, corrections, Rates(), opacity=0.27)
 
 
@@ -182,7 +183,8 @@ def _step_loss(
     clip, index = frames.names[int(frames.clip[row])], int(frames.index[row])
     view = views.view(clip, index)
     pose, K = tracks[clip].cam_from_root[index], view.K
-    if model.corrections is not None:
+    corrected = model.corrections is not None and model.corrections.covers(clip)
+    if corrected and model.corrections is not None:
         pose, K = model.corrections.pose(clip, index), model.corrections.intrinsics(clip, K)
     cameras = Cameras(pose[None], K[None], view.size)
     background = torch.rand(3, generator=generator)
@@ -200,7 +202,7 @@ def _step_loss(
         background=background,
     )
     image, target = out.rgb[0].permute(2, 0, 1), view.target(background)
-    loss = losses.photometric(image, target, view.weight, config.ssim)
+    loss = view.strength * losses.photometric(image, target, view.weight, config.ssim)
     silhouette = (out.alpha[0] - view.mask).abs()
     if view.weight is not None:
         silhouette = silhouette * view.weight
@@ -214,7 +216,7 @@ def _step_loss(
             loss = loss + 2 * config.rigidity * rigidity(model.motion, bones).mean()
         if config.needle > 0:
             loss = loss + 2 * config.needle * losses.needle(p["log_scales"], config.needle_bound).mean()
-        if model.corrections is not None:
+        if corrected and model.corrections is not None:
             twist = model.corrections.twist_of(clip)
             prior = config.pose_prior * (1 - 0.9 * done)
             loss = loss + 2 * prior * (twist**2).sum(1).mean()

@@ -46,6 +46,10 @@ class PoseCorrections(torch.nn.Module):
     def twist_of(self, clip: str) -> Float[Tensor, "t 6"]:
         return self.twists[self._names.index(clip)]
 
+    def covers(self, clip: str) -> bool:
+        """Whether this clip's poses may be corrected: those of made-up views are known."""
+        return clip in self._base
+
     def pose(self, clip: str, index: int) -> Float[Tensor, "4 4"]:
         base = self._base[clip][index]
         xi = self.twist_of(clip)[index]

@@ -33,12 +33,17 @@ class Window:
 
 @dataclass(frozen=True)
 class View:
-    """One training view. `rgb` is premultiplied by `mask`; `weight` is None where every pixel counts fully."""
+    """One training view. `rgb` is premultiplied by `mask`; `weight` is None where every pixel counts fully.
+
+    `strength`: mean weight of the pixels that lie in the picture. Losses are means over weighted pixels; this factor
+    makes a frame of low weights count less than one of full weights.
+    """
 
     rgb: Float[Tensor, "3 h w"]
     mask: Float[Tensor, "h w"]
     weight: Float[Tensor, "h w"] | None
     K: Float[Tensor, "3 3"]
+    strength: float = 1.0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,7 +92,7 @@ class Views:
     """All views of a capture at one level, kept in memory as uint8 (about 200 kB a view at 220 pixels)."""
 
     def __init__(self, capture: Capture, tracks: Mapping[str, ClipTrack], subject_pixels: float) -> None:
-        self._views: dict[str, list[tuple[UInt8[Tensor, "5 h w"], Tensor, bool]]] = {}
+        self._views: dict[str, list[tuple[UInt8[Tensor, "5 h w"], Tensor, bool, float]]] = {}
         self.windows: dict[str, Window] = {}
         for name, track in tracks.items():
             mask = torch.stack([torch.from_numpy(capture.read(name, "mask", t)) for t in range(len(track.K))])
@@ -106,14 +111,15 @@ class Views:
                 K[0, 2] -= x
                 K[1, 2] -= y
                 K[:2] *= scale
-                rows.append(((small * 255).round().clamp(0, 255).to(torch.uint8), K, bool((small[4] > 0.999).all())))
+                full, strength = bool((small[4] > 0.999).all()), float(weight.float().mean()) / 255
+                rows.append(((small * 255).round().clamp(0, 255).to(torch.uint8), K, full, strength))
             self._views[name] = rows
             self.windows[name] = window
 
     def view(self, clip: str, index: int) -> View:
-        packed, K, full = self._views[clip][index]
+        packed, K, full, strength = self._views[clip][index]
         picture = packed.float() / 255
-        return View(picture[:3], picture[3], None if full else picture[4], K)
+        return View(picture[:3], picture[3], None if full else picture[4], K, strength)
 
     def covered_pixels(self) -> float:
         """Median over all views of the subject's area in pixels."""

@@ -16,8 +16,8 @@ from fourdgen.playback.request import parse_speed, parse_time
 from fourdgen.report import FourdgenError
 from fourdgen.scene.entries import camera_of, moment_of
 from fourdgen.scene.files import extent
-from fourdgen.scene.scene4d import Scene4D, SceneClip
 from fourdgen.scene.looping import frame_time, meets_itself
+from fourdgen.scene.scene4d import Scene4D, SceneClip
 
 FOV_DEGREES = 35.0  # of made-up cameras: long enough that the subject is not distorted
 MARGIN = 0.86  # share of the picture that the subject may fill

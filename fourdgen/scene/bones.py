@@ -23,13 +23,14 @@ CODE_SIZE = 16
 class ClipTime:
     """When a clip's frames are, and whose motion they show: that of clip `code_of` at time rate * seconds + offset.
 
-    `code_of` is the clip's own name unless it is synchronised with another.
+    `code_of` is the clip's own name unless it is synchronised with another. `filmed`: not a view that was made up.
     """
 
     seconds: Float[Tensor, "t"]
     code_of: str
     rate: float = 1.0
     offset: float = 0.0
+    filmed: bool = True
 
 
 class BoneMotion(nn.Module):

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from fourdgen import native
-from fourdgen.data.capture import Capture
+from fourdgen.data.capture import Capture, joined
 from fourdgen.data.records import Alignment, ClipTrack, FrameSet, RootTrack
-from fourdgen.fit import loop
+from fourdgen.fit import loop, rounds
 from fourdgen.fit.confidence import with_confidence
 from fourdgen.fit.loop import TrainConfig
 from fourdgen.fit.model import Model
@@ -29,6 +29,7 @@ from fourdgen.workspace import Context, Job, Stage
 
 SCENE = "scene.ply"
 CHECK_FRAMES = 8
+WORSE = 0.1  # dB on the filmed frames: a round that costs more is undone
 
 
 def check(job: Job, config: TrainConfig) -> None:
@@ -68,6 +69,53 @@ def run(
     _draw_check(scene, views, frames, rasterizer, ctx.folder / "check.png")
     (ctx.folder / "checkpoint.pt").unlink(missing_ok=True)
     return scene
+
+
+def run_round(
+    ctx: Context, config: TrainConfig, capture: Capture, alignment: Alignment, track: RootTrack, frames: FrameSet,
+    before: Scene4D, made: Capture,
+) -> Scene4D:  # fmt: skip
+    """Training once more, with made-up views beside the filmed frames (docs/method.md 11.6). The result is the better
+    scene on the filmed frames: a round that makes them worse is undone, and says so."""
+    with_made = rounds.frames_with_views(frames, made)
+    if len(with_made.index) == len(frames.index):
+        ctx.report.emit("note", text="no new view was kept: the asset stays as it was", kept=False, draws=0.0)
+        return before
+    rasterizer = rasterizer_on(ctx.device)
+    tracks = rounds.with_views(track.clips, before, made)
+    both, filmed = joined(capture, made), replace(track, clips={name: tracks[name] for name in track.clips})
+    model = loop.train(
+        both, tracks, with_made, rounds.times_with_views(_clip_times(capture, alignment), made), config,
+        refine_poses=not track.given, rasterizer=rasterizer, seed=ctx.seed,
+        checkpoint=ctx.folder / "checkpoint.pt", publish=lambda model: None, report=ctx.report,
+    )  # fmt: skip
+    after = with_confidence(
+        written_scene(model, capture, alignment, filmed, str(ctx.job.run_folder)), capture, rasterizer
+    )
+    (ctx.folder / "checkpoint.pt").unlink(missing_ok=True)
+    views = Views(capture, filmed.clips, config.levels[-1])
+    psnr = [_filmed_psnr(scene, views, frames, rasterizer) for scene in (before, after)]
+    better = psnr[1] >= psnr[0] - WORSE
+    _draw_check(after, views, frames, rasterizer, ctx.folder / "check.png")
+    said = f"filmed frames {psnr[0]:.2f} dB before and {psnr[1]:.2f} dB after the round"
+    draws = rounds.draws_of(with_made, len(frames.names))
+    ctx.report.emit("note", text=said + ("" if better else ": it is undone"), before=psnr[0], after=psnr[1],
+                    kept=better, draws=draws)  # fmt: skip
+    return after if better else before
+
+
+@torch.no_grad()
+def _filmed_psnr(scene: Scene4D, views: Views, frames: FrameSet, rasterizer: Rasterizer) -> float:
+    """On up to 48 filmed frames in their windows, on white."""
+    errors = []
+    for row in range(0, len(frames.index), max(1, len(frames.index) // 48)):
+        clip, index = frames.names[int(frames.clip[row])], int(frames.index[row])
+        view = views.view(clip, index)
+        cameras = _window_cameras(scene, clip, index, view, views)
+        state = scene.at(clip, float(frames.seconds[row]))
+        out = draw(state, cameras, background=torch.ones(3), rasterizer=rasterizer)
+        errors.append(float(((out.rgb[0].permute(2, 0, 1).clamp(0, 1) - view.target(torch.ones(3))) ** 2).mean()))
+    return -10 * float(torch.tensor(errors).clamp_min(1e-9).log10().mean())
 
 
 def _clip_times(capture: Capture, alignment: Alignment) -> dict[str, ClipTime]:
@@ -168,4 +216,9 @@ def facts(job: Job, config: TrainConfig, device: str) -> tuple[str, ...]:
 STAGE = Stage(
     name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=2,
     run=run, save=save, load=load, check=check, facts=facts,
+)  # fmt: skip
+# A row of a round of regeneration: `train` and `regenerate` stand for the rows before it (fourdgen/pipeline.py).
+ROUND = Stage(
+    name="retrain", needs=("ingest", "align", "root_pose", "sample", "train", "regenerate"), config=TrainConfig,
+    version=1, run=run_round, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip

@@ -1,0 +1,78 @@
+"""A further round of training: filmed frames and made-up views as one capture (docs/method.md 11.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+
+from fourdgen.data.capture import Capture
+from fourdgen.data.records import ClipTrack, FrameSet
+from fourdgen.scene.bones import ClipTime
+from fourdgen.scene.scene4d import Scene4D
+
+SHARE = 0.5  # of all draws that made-up views may take at most
+WANTED = 0.4  # of all draws, that they take where they have the frames for it
+NEVER = 0.5 / 255  # a frame whose mean weight is below this was refused
+
+
+def with_views(tracks: Mapping[str, ClipTrack], scene: Scene4D, views: Capture) -> dict[str, ClipTrack]:
+    """Root poses of filmed clips as the scene has them (refined), and the known ones of the made-up views."""
+    joined = {
+        name: replace(track, cam_from_root=scene.clips[name].cameras.cam_from_world, K=scene.clips[name].cameras.K)
+        for name, track in tracks.items()
+    }
+    for clip in views.clips:
+        assert clip.cameras is not None  # made-up views are made with cameras
+        joined[clip.name] = ClipTrack(clip.cameras.cam_from_world, clip.cameras.K, torch.ones(len(clip)))
+    return joined
+
+
+def times_with_views(times: Mapping[str, ClipTime], views: Capture) -> dict[str, ClipTime]:
+    """Made-up views show the motion of the clip that they were made for, at its own times."""
+    joined = dict(times)
+    for clip in views.clips:
+        source = times[clip.source]
+        joined[clip.name] = ClipTime(clip.seconds.float(), source.code_of, source.rate, source.offset, filmed=False)
+    return joined
+
+
+def frames_with_views(frames: FrameSet, views: Capture) -> FrameSet:
+    """The filmed frames and all frames of the views that count at all. Made-up ones get four tenths of the draws,
+    evenly; however many there are, filmed ones keep half."""
+    names, clip, index, seconds = list(frames.names), [], [], []
+    for made in views.clips:
+        counts = [t for t in range(len(made)) if views.read(made.name, "weight", t).mean() > 255 * NEVER]
+        if not counts:
+            continue
+        clip.append(torch.full((len(counts),), len(names)))
+        names.append(made.name)
+        index.append(torch.tensor(counts))
+        seconds.append(made.seconds[counts].float())
+    if not clip:
+        return frames
+    number, every = len(torch.cat(index)), len(frames.index)
+    share = probability_of(WANTED, number, every)
+    probability = torch.cat(
+        [frames.probability / frames.probability.sum() * (1 - share), torch.full((number,), share / number)]
+    )
+    bins = torch.full((number,), int(frames.view_bin.max()) + 1 if len(frames.view_bin) else 0)
+    return replace(
+        frames, names=tuple(names), clip=torch.cat([frames.clip, *clip]), index=torch.cat([frames.index, *index]),
+        seconds=torch.cat([frames.seconds, *seconds]), probability=probability,
+        view_bin=torch.cat([frames.view_bin, bins]),
+    )  # fmt: skip
+
+
+def probability_of(wanted: float, made: int, filmed: int) -> float:
+    """Summed draw probability of `made` frames so that they take `wanted` of an epoch, in which every frame is drawn
+    once and two thirds of the draws follow the probabilities (sampler.epoch); never more than half of the draws."""
+    certain = made / (made + filmed) / 3
+    return max(0.0, min(wanted, SHARE) - certain) * 1.5
+
+
+def draws_of(frames: FrameSet, first: int) -> float:
+    """Share of an epoch's draws that frames of the clips from number `first` on take."""
+    made = frames.clip >= first
+    return float(made.float().mean()) / 3 + 2 / 3 * float(frames.probability[made].sum())

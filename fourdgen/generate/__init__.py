@@ -1,0 +1,88 @@
+"""New views of a known asset: where to look, what to hand to a generator, and whether to believe what comes back.
+
+A generator is anything with one method, `generate(guide, footage, report) -> Generated`: `fill` needs no weights,
+`video` drives diffusion models, and a recipe may name another as "module:Class".
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fourdgen.data.capture import Capture
+from fourdgen.geometry.camera import Cameras
+from fourdgen.report import FourdgenError, Reporter
+from fourdgen.scene.scene4d import Scene4D
+
+BUILT_IN = {"fill": "fourdgen.generate.fill:Fill", "video": "fourdgen.generate.video:Video"}
+
+
+@dataclass(frozen=True)
+class Guide:
+    """One new view of a clip's motion, as the asset shows it. Colours are sRGB on white; t frames.
+
+    `confidence` 0..1 says which pixels may guide (above 0.5) and how firmly. `reference` is a filmed frame on white.
+    """
+
+    name: str
+    clip: str  # whose motion it is
+    seconds: Float[Tensor, "t"]  # of that clip
+    cameras: Cameras  # root frame, one a frame
+    rgb: Float[Tensor, "t h w 3"]
+    alpha: Float[Tensor, "t h w"]
+    confidence: Float[Tensor, "t h w"]
+    reference: Float[Tensor, "h2 w2 3"]
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+
+@dataclass(frozen=True)
+class Footage:
+    """What was filmed, and the asset that explains it; a generator may use both. `capture` holds the scene's clips."""
+
+    scene: Scene4D
+    capture: Capture
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a generator made of a guide: colour on white, and the silhouette where it knows it (else it is found).
+
+    `filmed`: share 0..1 of each pixel that comes from filmed frames; None where nothing does.
+    """
+
+    rgb: Float[Tensor, "t h w 3"]
+    alpha: Float[Tensor, "t h w"] | None = None
+    filmed: Float[Tensor, "t h w"] | None = None
+
+
+class Generator(Protocol):
+    """Turns a guide into a video of the same frames and size. Raises FourdgenError for what the person can mend."""
+
+    def generate(self, guide: Guide, footage: Footage, report: Reporter) -> Generated: ...
+
+
+def make_generator(name: str, options: Mapping[str, Any]) -> Generator:
+    """`fill`, `video`, or "module:Class" of another package, built with `options` as keyword arguments.
+
+    Raises FourdgenError: nothing of that name can be imported, or it does not take the options, or has no `generate`.
+    """
+    module, colon, attribute = BUILT_IN.get(name, name).partition(":")
+    hint = f'name one of {", ".join(BUILT_IN)}, or "module:Class" of a package that is installed'
+    if not colon:
+        raise FourdgenError(f"{name}: no such generator", hint)
+    try:
+        made = getattr(importlib.import_module(module), attribute)(**options)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise FourdgenError(f"the generator {name} cannot be made: {error}", hint) from error
+    if not callable(getattr(made, "generate", None)):
+        raise FourdgenError(f"the generator {name} has no method generate(guide, footage, report)", hint)
+    generator: Generator = made
+    return generator

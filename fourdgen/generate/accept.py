@@ -1,0 +1,121 @@
+"""Whether a generated view is believed, pixel by pixel and as a whole (docs/method.md 11.5).
+
+Where the asset is confident, a result must agree with it; where it is not, a result must at least be steady: what
+stands out from the frames around it was made up for one frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fourdgen.generate import Generated, Guide
+
+WHITE = 0.12  # a generated pixel that is less than this off white is background, where no silhouette was given
+COLOR, SILHOUETTE = 0.15, 0.35  # difference from a certain guide at which agreement has fallen to 1/e
+BLINK = 0.25  # the same for a change that neighbouring frames do not share
+SPREAD = 5  # pixels over which a disagreement counts
+AROUND = 2  # frames on each side that a frame is compared with
+LEAST_IOU = 0.85  # of the silhouettes where the guide is confident; a frame below is refused
+LEAST_AGREEMENT = 0.5  # mean agreement over the subject; a frame below is refused
+LEAST_FRAMES = 0.5  # share of its frames without which a view is refused
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """agreement: 0..1 per pixel, 0 in refused frames. kept: per frame. reasons: of refused frames. reason: why the
+    whole view is refused, empty where it is kept. weight: per pixel, what training is to make of it."""
+
+    alpha: Float[Tensor, "t h w"]
+    agreement: Float[Tensor, "t h w"]
+    weight: Float[Tensor, "t h w"]
+    kept: Bool[Tensor, "t"]
+    iou: Float[Tensor, "t"]
+    reasons: tuple[str, ...]
+    reason: str
+
+
+def judge(guide: Guide, made: Generated, filtering: bool = True) -> Verdict:
+    """Weight per pixel = (0.25 + 0.25 (1 - c)) x agreement; of a generator that carries filmed pixels, what is neither
+    filmed nor confident is the asset's own opinion once more, and counts that much less.
+
+    Without `filtering` everything counts one half: what judging is worth can be measured so.
+    """
+    alpha = made.alpha if made.alpha is not None else silhouettes(made.rgb)
+    if not filtering:
+        ones = torch.ones_like(alpha)
+        kept = torch.ones(len(guide), dtype=torch.bool)
+        return Verdict(alpha, ones, 0.5 * ones, kept, kept.float(), ("",) * len(guide), "")
+    iou = confident_iou(guide.alpha, alpha, guide.confidence)
+    local = agreement(guide, made.rgb, alpha)
+    subject = (torch.maximum(guide.alpha, alpha) > 0.5).float()
+    overall = (local * subject).sum((1, 2)) / subject.sum((1, 2)).clamp_min(1)
+    reasons = []
+    for t in range(len(guide)):
+        if not torch.isfinite(made.rgb[t]).all():
+            reasons.append("not a picture")
+        elif float(iou[t]) < LEAST_IOU:
+            reasons.append(f"silhouette overlap {float(iou[t]):.2f} where the asset is confident")
+        elif float(overall[t]) < LEAST_AGREEMENT:
+            reasons.append(f"agreement {float(overall[t]):.2f}")
+        else:
+            reasons.append("")
+    kept = torch.tensor([not reason for reason in reasons])
+    reason = ""
+    if float(kept.float().mean()) < LEAST_FRAMES:
+        worst = next(text for text in reasons if text)
+        reason = f"{int((~kept).sum())} of {len(kept)} frames refused ({worst})"
+        kept = torch.zeros_like(kept)
+    local = torch.nan_to_num(local) * kept[:, None, None]
+    weight = (0.25 + 0.25 * (1 - guide.confidence)) * local
+    if made.filmed is not None:
+        weight = weight * torch.maximum(made.filmed, guide.confidence)
+    return Verdict(alpha, local, weight, kept, iou, tuple(reasons), reason)
+
+
+def silhouettes(rgb: Float[Tensor, "t h w 3"]) -> Float[Tensor, "t h w"]:
+    """Soft silhouettes of a video on white: how far a pixel is from white, up to where it is clearly not."""
+    off = (1 - rgb).amax(-1)
+    solid = (off / (2 * WHITE)).clamp(0, 1)
+    # A white part inside a subject is enclosed by it: small gaps are closed.
+    closed = F.max_pool2d(solid[:, None], 5, 1, 2)
+    return torch.maximum(solid, -F.max_pool2d(-closed, 5, 1, 2)[:, 0])
+
+
+def confident_iou(
+    guide: Float[Tensor, "t h w"], made: Float[Tensor, "t h w"], confidence: Float[Tensor, "t h w"]
+) -> Float[Tensor, "t"]:
+    """Overlap of two silhouettes with each pixel counting by confidence; 1 where nothing confident is in either."""
+    both = (confidence * torch.minimum(guide, made)).sum((1, 2))
+    either = (confidence * torch.maximum(guide, made)).sum((1, 2))
+    return torch.where(either > 1, both / either.clamp_min(1e-6), torch.ones_like(either))
+
+
+def agreement(guide: Guide, rgb: Float[Tensor, "t h w 3"], alpha: Float[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:
+    """exp(-d), d the sum of three squared disagreements: with the guide in colour and in silhouette, both by
+    confidence, and with what the neighbouring frames change of the guide."""
+    change = torch.cat([rgb - guide.rgb, (alpha - guide.alpha)[..., None]], -1)
+    color = _wide(change[..., :3].abs().mean(-1)) * guide.confidence / COLOR
+    outline = _wide(change[..., 3].abs()) * guide.confidence / SILHOUETTE
+    blink = _wide((change - _around(change)).abs().mean(-1)) / BLINK
+    return torch.exp(-(color**2) - outline**2 - blink**2)
+
+
+def _wide(values: Float[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:
+    return F.avg_pool2d(values[:, None], SPREAD, 1, SPREAD // 2, count_include_pad=False)[:, 0]
+
+
+def _around(change: Float[Tensor, "t h w c"]) -> Float[Tensor, "t h w c"]:
+    """Median over the frames around each (not itself), held at the ends."""
+    count = len(change)
+    if count < 3:
+        return change
+    out = torch.empty_like(change)
+    for t in range(count):
+        near = [i for i in range(max(0, t - AROUND), min(count, t + AROUND + 1)) if i != t]
+        out[t] = change[near].median(0).values
+    return out

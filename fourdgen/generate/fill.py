@@ -1,0 +1,283 @@
+"""The generator that needs no weights: filmed pixels carried along the asset's surface, then inpainting.
+
+For each pixel of a new view, the surfels painted there say where that piece of surface was in every filmed frame. Where
+it was in sight, its filmed colour is taken, if several frames agree on it. What is left and cannot be trusted comes
+from the mirror side of a subject that is plainly symmetric, then from classical inpainting (docs/method.md 11.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from fourdgen import weights
+from fourdgen.data.capture import Frame
+from fourdgen.fit.sampler import view_directions
+from fourdgen.generate import Footage, Generated, Guide
+from fourdgen.generate.symmetry import Mirror, find_mirror
+from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.transforms import quat_conjugate, quat_multiply, quat_to_matrix
+from fourdgen.render import Rasterizer, draw
+from fourdgen.render.carried import rasterizer_on
+from fourdgen.report import Reporter
+from fourdgen.scene.surfels import Surfels
+
+NEAR = 0.03  # root units: a surface that lies deeper than what the frame shows is hidden there
+STEEP = 0.25  # cosine below which a surface is seen too flatly to lend its colour
+AGREE = 0.10  # colours of one piece of surface from several frames differ by at most this (largest channel)
+DOUBT = 0.15  # confidence below which paint is better than what the asset shows
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Settings of the generator `fill`."""
+
+    sources: int = 10  # filmed frames that are looked into for each new frame
+    mirror: bool = True  # borrow from the other side where the subject is plainly symmetric
+    device: str = "cpu"
+
+    def generate(self, guide: Guide, footage: Footage, report: Reporter) -> Generated:
+        """Filmed colour where frames agree, the guide where it is confident, inpainting elsewhere."""
+        rasterizer = rasterizer_on(self.device)
+        views = _FilmedViews(footage, max(guide.cameras.size), rasterizer)
+        mirror = find_mirror(footage.scene.surfels) if self.mirror else None
+        if mirror is not None:
+            report.emit("note", text=f"the subject is symmetric (residual {mirror.residual:.2f}): sides borrow colours")
+        painter = load_painter(report)
+        pictures, shares = [], []
+        for t in range(len(guide)):
+            color, share = self._filmed(guide, t, footage, views, rasterizer, None)
+            if mirror is not None:
+                other, more = self._filmed(guide, t, footage, views, rasterizer, mirror)
+                borrowed = (share < 0.5) & (more >= 0.5)
+                color, share = torch.where(borrowed[..., None], other, color), torch.where(borrowed, 0.5 * more, share)
+            pictures.append(_compose(guide, t, color, share, painter))
+            shares.append(share)
+            report.emit("step", stage="regenerate", step=t + 1, total=len(guide))
+        return Generated(torch.stack(pictures), guide.alpha, torch.stack(shares))
+
+    @torch.no_grad()
+    def _filmed(
+        self, guide: Guide, t: int, footage: Footage, views: _FilmedViews, rasterizer: Rasterizer, mirror: Mirror | None
+    ) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w"]]:
+        """Colour of each pixel's piece of surface in the filmed frames, and a share: 1 where frames agree, else 0."""
+        camera = guide.cameras[t]
+        state = footage.scene.at(guide.clip, float(guide.seconds[t]))
+        shown = draw(state, camera, rasterizer=rasterizer)
+        depth = shown.depth[0] / shown.alpha[0].clamp_min(1e-4)
+        here = _unproject(depth, camera)
+        inside = shown.alpha[0] > 0.5
+        found, shares = [], []
+        for name, index in views.nearest(camera, guide, t, self.sources, mirror):
+            other = footage.scene.at(name, float(footage.scene.clips[name].seconds[index]))
+            there = _carried(here, state, other, footage.scene.surfels, camera, rasterizer, mirror)
+            color, weight = views.look_up(name, index, there)
+            found.append(color)
+            shares.append(weight * inside)
+        return agreed(torch.stack(found), torch.stack(shares))
+
+
+def agreed(
+    colors: Float[Tensor, "s h w 3"], weights: Float[Tensor, "s h w"]
+) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w"]]:
+    """Weighted mean of the colours near the heaviest one, and 1 where at least two frames see the place and at least
+    two thirds of the weight agree (by AGREE), else 0. Raises nothing; where no frame sees, the colour is 0."""
+    heaviest = weights.argmax(0)
+    pivot = colors.gather(0, heaviest[None, ..., None].expand(1, *colors.shape[1:]))
+    near = ((colors - pivot).abs().amax(-1) < AGREE) & (weights > 0)
+    kept = weights * near
+    mean = (kept[..., None] * colors).sum(0) / kept.sum(0).clamp_min(1e-6)[..., None]
+    enough = (near.sum(0) >= 2) & (kept.sum(0) >= (2 / 3) * weights.sum(0))
+    return mean, enough.float()
+
+
+def _unproject(depth: Float[Tensor, "h w"], camera: Cameras) -> Float[Tensor, "h w 3"]:
+    """World points of a depth map."""
+    width, height = camera.size
+    K, pose = camera.K[0], camera.cam_from_world[0]
+    x = (torch.arange(width) + 0.5 - K[0, 2]) / K[0, 0]
+    y = (torch.arange(height) + 0.5 - K[1, 2]) / K[1, 1]
+    points = torch.stack([x.expand(height, width) * depth, y[:, None].expand(height, width) * depth, depth], -1)
+    return (points - pose[:3, 3]) @ pose[:3, :3]
+
+
+def _carried(
+    here: Float[Tensor, "h w 3"],
+    state: Surfels,
+    other: Surfels,
+    rest: Surfels,
+    camera: Cameras,
+    rasterizer: Rasterizer,
+    mirror: Mirror | None,
+) -> Float[Tensor, "h w 3"]:
+    """Where the surface seen in each pixel is in another state: each surfel's rigid motion, blended as it is painted.
+
+    The motion of surfel k between the states is x -> R x + T; its twelve numbers are drawn as if they were colours.
+    With a mirror, the piece of surface is that of the mirrored surfel.
+    """
+    if mirror is None:
+        turn = quat_to_matrix(quat_multiply(_unit(other.quats), quat_conjugate(_unit(state.quats))))
+        shift = other.means - (turn @ state.means[..., None])[..., 0]
+    else:
+        turn, shift = mirror.carry(rest, state, other)
+    ink = torch.cat([turn.flatten(1), shift], 1)
+    out = rasterizer(state.means, state.quats, state.log_scales.exp(), torch.sigmoid(state.opacity), ink, camera)
+    motion = out.rgb[0] / out.alpha[0].clamp_min(1e-4)[..., None]
+    return (motion[..., :9].unflatten(-1, (3, 3)) @ here[..., None])[..., 0] + motion[..., 9:]
+
+
+def _unit(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+    return F.normalize(quats, dim=-1)
+
+
+@dataclass(frozen=True)
+class _Filmed:
+    """One filmed frame at working size, and the surface that the asset has in it."""
+
+    camera: Cameras
+    rgb: Float[Tensor, "h w 3"]
+    mask: Float[Tensor, "h w"]
+    depth: Float[Tensor, "h w"]  # 0 where there is no surface
+    normal: Float[Tensor, "h w 3"]
+
+
+class _FilmedViews:
+    """Filmed frames, read and rendered when they are first needed."""
+
+    def __init__(self, footage: Footage, side: int, rasterizer: Rasterizer) -> None:
+        self._footage, self._side, self._rasterizer = footage, side, rasterizer
+        self._kept: dict[tuple[str, int], _Filmed] = {}
+        self._names = [(name, t) for name, clip in footage.scene.clips.items() for t in range(len(clip.seconds))]
+        self._directions = torch.cat(
+            [view_directions(clip.cameras.cam_from_world) for clip in footage.scene.clips.values()]
+        )
+
+    def nearest(
+        self, camera: Cameras, guide: Guide, t: int, count: int, mirror: Mirror | None
+    ) -> list[tuple[str, int]]:
+        """Frames that look at the subject from about where this camera does, and those of the same moment: a third."""
+        wanted = view_directions(camera.cam_from_world)[0]
+        if mirror is not None:
+            wanted = mirror.reflection() @ wanted
+        order = (self._directions @ wanted).argsort(descending=True).tolist()
+        clip = self._footage.scene.clips[guide.clip]
+        moment = (clip.seconds - guide.seconds[t]).abs().argsort()[: count // 3].tolist()
+        chosen = [(guide.clip, i) for i in moment]
+        for number in order:
+            if len(chosen) >= count:
+                break
+            # Neighbours in a clip are nearly one picture: every second one tells more.
+            name, index = self._names[number]
+            if all(name != other or abs(index - i) > 1 for other, i in chosen):
+                chosen.append((name, index))
+        return chosen
+
+    def look_up(
+        self, name: str, index: int, points: Float[Tensor, "h w 3"]
+    ) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w"]]:
+        """Colour of world points in a filmed frame, and a weight: squared cosine where in sight, else 0."""
+        filmed = self._of(name, index)
+        pixels, depth = filmed.camera.project(points.reshape(-1, 3))
+        width, height = filmed.camera.size
+        place = (pixels[0] / torch.tensor([width, height]) * 2 - 1).reshape(1, *points.shape[:2], 2)
+        layers = torch.cat([filmed.rgb, filmed.mask[..., None], filmed.depth[..., None], filmed.normal], -1)
+        values = F.grid_sample(layers.permute(2, 0, 1)[None], place, align_corners=False)[0].permute(1, 2, 0)
+        color = values[..., :3] / values[..., 3:4].clamp_min(1e-3)
+        ray = F.normalize(points - filmed.camera.centers()[0], dim=-1)
+        cosine = -(F.normalize(values[..., 5:8], dim=-1) * ray).sum(-1)
+        in_sight = (values[..., 3] > 0.9) & ((depth[0].reshape(points.shape[:2]) - values[..., 4]).abs() < NEAR)
+        return color.clamp(0, 1), cosine.clamp(0, 1) ** 2 * (in_sight & (cosine > STEEP))
+
+    def _of(self, name: str, index: int) -> _Filmed:
+        key = (name, index)
+        if key not in self._kept:
+            clip, frame = self._footage.scene.clips[name], self._footage.capture.frame(name, index)
+            shrink = min(1.0, self._side / max(clip.cameras.size))
+            size = (max(8, round(clip.cameras.size[0] * shrink)), max(8, round(clip.cameras.size[1] * shrink)))
+            camera = clip.cameras[index].resized(size)
+            surfels = self._footage.scene.at(name, float(clip.seconds[index]))
+            out = draw(surfels, camera, rasterizer=self._rasterizer)
+            depth = out.depth[0] / out.alpha[0].clamp_min(1e-4) * (out.alpha[0] > 0.5)
+            rgb, mask = _small(frame, size)
+            self._kept[key] = _Filmed(camera, rgb, mask, depth, out.normal[0])
+        return self._kept[key]
+
+
+def _small(frame: Frame, size: tuple[int, int]) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w"]]:
+    """Premultiplied colour and mask (0 where the frame does not count) at another size."""
+    mask = frame.mask * (frame.weight > 0.5)
+    stacked = torch.cat([frame.rgb * mask[..., None], mask[..., None]], -1).permute(2, 0, 1)[None]
+    small = F.interpolate(stacked, (size[1], size[0]), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    return small[..., :3].contiguous(), small[..., 3].contiguous()
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What no frame shows.
+
+
+class Painter:
+    """Classical inpainting (Telea 2004)."""
+
+    def paint(self, rgb: UInt8[np.ndarray, "h w 3"], hole: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture with its hole filled."""
+        return cv2.inpaint(rgb, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+
+
+class MiGan(Painter):
+    """MI-GAN (Sargsyan et al. 2023), through onnxruntime."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def paint(self, rgb: UInt8[np.ndarray, "h w 3"], hole: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+        known = np.where(hole, 0, 255).astype(np.uint8)[None, None]
+        picture = np.ascontiguousarray(rgb.transpose(2, 0, 1))[None]
+        names = [given.name for given in self._session.get_inputs()]
+        painted = self._session.run(None, dict(zip(names, (picture, known))))[0][0].transpose(1, 2, 0)
+        return np.where(hole[..., None], painted, rgb)
+
+
+def load_painter(report: Reporter) -> Painter:
+    """MI-GAN where its weights are (`fourdgen doctor --fetch`), else the classical way."""
+    path = weights.locate("migan")
+    report.emit("note", text=f"inpainting: {'MI-GAN' if path else 'classical (MI-GAN has no weights here)'}")
+    return MiGan(path) if path else Painter()
+
+
+def _compose(
+    guide: Guide, t: int, color: Float[Tensor, "h w 3"], share: Float[Tensor, "h w"], painter: Painter
+) -> Float[Tensor, "h w 3"]:
+    """On white: filmed colour where there is any, the guide where it is confident, paint in the rest of the subject."""
+    alpha = guide.alpha[t]
+    inside = alpha > 0.5
+    # Filmed colour replaces the straight colour inside; the soft rim keeps the guide's mixture with white.
+    solid = inside & (share > 0)
+    straight = (guide.rgb[t] - (1 - alpha[..., None])) / alpha.clamp_min(1e-3)[..., None]
+    straight = torch.where(solid[..., None], share[..., None] * color + (1 - share[..., None]) * straight, straight)
+    hole = inside & (share == 0) & (guide.confidence[t] < DOUBT)
+    whole = (straight * alpha[..., None] + 1 - alpha[..., None]).clamp(0, 1)
+    if not bool(hole.any()) or not bool((inside & ~hole).any()):
+        return whole
+    # The background is not to bleed into the hole: it is painted over first with the nearest colours of the subject.
+    picture = (_spread(straight.clamp(0, 1), inside & ~hole) * 255).round().byte().numpy()
+    painted = torch.from_numpy(painter.paint(picture, hole.numpy())).float() / 255
+    return torch.where(hole[..., None], painted * alpha[..., None] + 1 - alpha[..., None], whole).clamp(0, 1)
+
+
+def _spread(picture: Float[Tensor, "h w 3"], known: Bool[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
+    """Every pixel that is not known gets the colour of the nearest known one."""
+    label_of = cv2.distanceTransformWithLabels(
+        (~known).numpy().astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )[1]
+    place = np.zeros(int(label_of.max()) + 1, np.int64)
+    place[label_of[known.numpy()]] = np.flatnonzero(known.numpy())
+    return picture.reshape(-1, 3)[torch.from_numpy(place[label_of]).flatten()].reshape(picture.shape)

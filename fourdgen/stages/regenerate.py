@@ -1,0 +1,211 @@
+"""Stage regenerate: new views of the asset, made by a generator, judged, and handed to a further round of training.
+
+A recipe that names `regenerate` gets two rows for each round: regenerate-N (this file) and train-N (stages/retrain).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from fourdgen import weights
+from fourdgen.data.cameras_io import read_camera_entries
+from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, write_picture
+from fourdgen.generate import Footage, Generated, Generator, Guide, make_generator, paths
+from fourdgen.generate.accept import Verdict, judge
+from fourdgen.generate.guide import given_paths, render_guide
+from fourdgen.generate.paths import Path as CameraPath
+from fourdgen.render.carried import rasterizer_on
+from fourdgen.report import FourdgenError
+from fourdgen.scene.scene4d import Scene4D
+from fourdgen.workspace import Context, Job, Stage
+
+COLUMNS = 6  # frames of a view in check.png
+BY_MODEL = ("model", "prompt", "avoid", "guidance", "side", "window", "overlap", "fetch")
+
+
+@dataclass(frozen=True)
+class RegenerateConfig:
+    """Settings of stage regenerate. Those from `model` on are for the generator `video`."""
+
+    rounds: int = 0  # how often new views are made and trained on; 0 is off
+    generator: str = "fill"  # fill (no weights), video (a diffusion model), or "module:Class" of another package
+    views: int = 3  # camera paths in a round, into the least covered directions
+    clip: str = ""  # whose motion they show; empty: the reference clip's
+    every: int = 2  # every n-th frame of the clip is made
+    size: int = 256  # longer side of the made frames at most, pixels; 0: as the clip
+    cameras: str = ""  # a cameras file that gives the paths instead: entries with view and frame
+    filtering: bool = True  # judge what was made; without, everything counts as half a filmed pixel
+    model: str = ""  # folder or hub name of a video model, such as Wan-AI/Wan2.1-VACE-1.3B-diffusers
+    prompt: str = "a high quality video of one subject before a plain white background, sharp, consistent"
+    avoid: str = "blurry, distorted, extra limbs, text, watermark, cluttered background"
+    sampling_steps: int = 30  # denoising steps of the video model
+    guidance: float = 5.0  # how strictly the video model follows the prompt
+    side: int = 480  # longer side of what the video model makes, pixels
+    window: int = 81  # frames that the video model makes at once
+    overlap: int = 17  # frames by which its windows overlap
+    fetch: bool = False  # allow downloading the model
+
+
+def check(job: Job, config: RegenerateConfig) -> None:
+    for name, least in (("rounds", 0), ("views", 1), ("every", 1), ("size", 0)):
+        if getattr(config, name) < least:
+            raise FourdgenError(f"regenerate.{name}: {getattr(config, name)} is too few", f"use {least} or more")
+    if config.rounds > 0:
+        generator_of(config, "cpu")
+        if config.cameras:
+            read_camera_entries(Path(config.cameras))
+
+
+def generator_of(config: RegenerateConfig, device: str) -> Generator:
+    """The generator that the settings name. Raises FourdgenError."""
+    if config.generator == "fill":
+        return make_generator("fill", {"device": device})
+    if config.generator == "video":
+        options = {name: getattr(config, name) for name in BY_MODEL}
+        return make_generator("video", {**options, "steps": config.sampling_steps, "device": device})
+    return make_generator(config.generator, {})
+
+
+def plan(scene: Scene4D, config: RegenerateConfig) -> list[CameraPath]:
+    """The camera paths of a round: those of the cameras file, else into the least covered directions."""
+    if config.cameras:
+        return given_paths(scene, read_camera_entries(Path(config.cameras)), config.size)
+    clip = config.clip or scene.reference
+    if clip not in scene.clips:
+        raise FourdgenError(f"regenerate.clip: the scene has no clip {clip!r}", f"its clips: {', '.join(scene.clips)}")
+    return paths.plan_paths(scene, clip, config.views, config.every, config.size)
+
+
+def run(ctx: Context, config: RegenerateConfig, capture: Capture, scene: Scene4D) -> Capture:
+    """The kept views as imagined clips with weights and cameras (root frame). A view that a killed run has finished is
+    not made again."""
+    footage = Footage(scene, capture)
+    rasterizer = rasterizer_on(ctx.device)
+    generator = generator_of(config, ctx.device)
+    planned = plan(scene, config)
+    clips, rows, filled = [], [], []
+    for number, path in enumerate(planned):
+        guide = render_guide(footage, path, rasterizer, ctx.seed + 1000 * number)
+        made = _made_once(ctx, guide, footage, generator)
+        verdict = judge(guide, made, config.filtering)
+        _say(ctx, guide, verdict)
+        filled.append(_filled_share(guide, made, verdict))
+        rows.append(check_row(guide, made, verdict))
+        if bool(verdict.kept.any()):
+            clips.append(write_view(ctx.folder, guide, made, verdict))
+    coverage = paths.picture(scene, planned, 240)
+    write_png(ctx.folder / "check.png", stacked([coverage, *rows]))
+    low = sum(part for part, _ in filled)
+    ctx.report.emit(
+        "note", text=f"{len(clips)} of {len(planned)} new views kept", kept=len(clips), views=len(planned),
+        low_pixels=low, low_pixels_filmed=sum(part for _, part in filled),
+    )  # fmt: skip
+    return Capture(tuple(clips), ctx.folder)
+
+
+def _made_once(ctx: Context, guide: Guide, footage: Footage, generator: Generator) -> Generated:
+    """What the generator makes of a guide, kept in the working folder so that a killed run need not make it again."""
+    kept = ctx.folder / "made" / f"{guide.name}.pt"
+    if not kept.is_file():
+        made = generator.generate(guide, footage, ctx.report)
+        check_made(guide, made)
+        kept.parent.mkdir(exist_ok=True)
+        partial = kept.with_suffix(".partial")
+        torch.save({k: v for k in ("rgb", "alpha", "filmed") if (v := getattr(made, k)) is not None}, partial)
+        partial.replace(kept)
+    return Generated(**torch.load(kept, weights_only=True))
+
+
+def check_made(guide: Guide, made: Generated) -> None:
+    """Raises FourdgenError where a generator's video has another shape than its guide."""
+    if made.rgb.shape != guide.rgb.shape:
+        raise FourdgenError(
+            f"the generator made {tuple(made.rgb.shape)} of a guide of {tuple(guide.rgb.shape)}",
+            "a generator keeps frames, height and width",
+        )
+
+
+def _say(ctx: Context, guide: Guide, verdict: Verdict) -> None:
+    state = f"refused: {verdict.reason}" if verdict.reason else f"{int(verdict.kept.sum())} of {len(guide)} frames kept"
+    ctx.report.emit(
+        "note", text=f"{guide.name}: {state}", view=guide.name, kept=verdict.kept.int().tolist(),
+        reasons=[reason for reason in verdict.reasons if reason], iou=[round(v, 3) for v in verdict.iou.tolist()],
+    )  # fmt: skip
+
+
+def _filled_share(guide: Guide, made: Generated, verdict: Verdict) -> tuple[int, int]:
+    """Pixels of the subject with a confidence below 0.5; those of them that come from filmed pixels and count."""
+    low = (verdict.alpha > 0.5) & (guide.confidence < 0.5)
+    if made.filmed is None:
+        return int(low.sum()), 0
+    return int(low.sum()), int((low & (made.filmed > 0) & (verdict.weight > 0.1)).sum())
+
+
+def write_view(folder: Path, guide: Guide, made: Generated, verdict: Verdict) -> Clip:
+    """Stores a view as a clip of a capture: frames, silhouettes, weights. Its cameras are in the root frame."""
+    for t in range(len(guide)):
+        alpha = verdict.alpha[t].clamp(0, 1)
+        straight = (made.rgb[t] - (1 - alpha[..., None])) / alpha.clamp_min(1e-3)[..., None]
+        write_picture(folder, guide.name, "rgb", t, to_bytes(torch.nan_to_num(straight)))
+        write_picture(folder, guide.name, "mask", t, to_bytes(alpha))
+        write_picture(folder, guide.name, "weight", t, to_bytes(verdict.weight[t]))
+    cameras = guide.cameras
+    return Clip(
+        name=guide.name, source=guide.clip, size=cameras.size, seconds=guide.seconds,
+        frame_ids=torch.arange(len(guide)), origin="imagined", cameras=cameras, masks_from="generated", weighted=True,
+    )  # fmt: skip
+
+
+def check_row(guide: Guide, made: Generated, verdict: Verdict) -> UInt8[np.ndarray, "h w 3"]:
+    """Guide, confidence, result and weight of some frames; refused frames have a red edge."""
+    columns = []
+    for t in torch.linspace(0, len(guide) - 1, min(COLUMNS, len(guide))).long().tolist():
+        grey = [values[t][..., None].expand(-1, -1, 3) for values in (guide.confidence, 2 * verdict.weight)]
+        result = torch.nan_to_num(made.rgb[t]).clone()
+        if not verdict.kept[t]:
+            red = torch.tensor([0.9, 0.1, 0.1])
+            edge = max(2, len(result) // 40)
+            result[:edge], result[-edge:], result[:, :edge], result[:, -edge:] = red, red, red, red
+        column = torch.cat([guide.rgb[t], grey[0], result, grey[1]])
+        height = round(160 * column.shape[0] / column.shape[1])
+        columns.append(cv2.resize(to_bytes(column), (160, height), interpolation=cv2.INTER_AREA))
+    return np.concatenate(columns, 1)
+
+
+def stacked(pictures: list[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "h w 3"]:
+    """Pictures below each other, white beside the narrower ones."""
+    width = max(picture.shape[1] for picture in pictures)
+    return np.concatenate([np.pad(p, ((0, 4), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures])
+
+
+def to_bytes(values: Float[Tensor, "*s"]) -> UInt8[np.ndarray, "*s"]:
+    return (values.clamp(0, 1) * 255).round().byte().numpy()
+
+
+def write_png(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+    cv2.imwrite(str(path), np.ascontiguousarray(picture[..., ::-1]))
+
+
+def facts(job: Job, config: RegenerateConfig, device: str) -> tuple[str, ...]:
+    """The weights that the result depends on, and the cameras file's content."""
+    found = [f"migan {'present' if weights.locate('migan') else 'absent'}"] if config.generator == "fill" else []
+    if config.cameras and Path(config.cameras).is_file():
+        found.append("cameras " + weights.digest(Path(config.cameras)))
+    return tuple(found)
+
+
+def load(folder: Path) -> Capture:
+    return replace(load_capture(folder), folder=folder)
+
+
+STAGE = Stage(
+    name="regenerate", needs=("ingest", "train"), config=RegenerateConfig, version=1,
+    run=run, save=save_capture, load=load, check=check, facts=facts,
+)  # fmt: skip

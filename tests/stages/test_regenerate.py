@@ -1,0 +1,213 @@
+"""Rounds of regeneration on a scene that we drew: rows of the plan, views, draws, and a round that is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fourdgen import config, pipeline
+from fourdgen.data.capture import Capture, Clip, joined, load_capture, write_picture
+from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, FrameSet, RootTrack
+from fourdgen.fit import rounds, sampler
+from fourdgen.fit.loop import TrainConfig
+from fourdgen.fit.views import Views
+from fourdgen.generate import Footage, Generated, Guide
+from fourdgen.render import draw, pick
+from fourdgen.report import FourdgenError, Reporter, Silent
+from fourdgen.scene.bones import ClipTime
+from fourdgen.scene.scene4d import Scene4D
+from fourdgen.stages import regenerate, train
+from fourdgen.stages.regenerate import RegenerateConfig
+from fourdgen.workspace import Context, Job
+from tests.toy import toy_scene
+
+TINY = TrainConfig(steps=(60,), levels=(64.0,), progress=(1.0,), growth=(1.0,), bones=4, max_surfels=300)
+
+
+class Notes:
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def emit(self, event: str, **fields: Any) -> None:
+        self.events.append({"event": event, **fields})
+
+    def warn(self, message: str) -> None:
+        self.events.append({"event": "warning", "text": message})
+
+
+class Mimic:
+    """A generator: the guide again, counted."""
+
+    made = 0
+
+    def generate(self, guide: Guide, footage: Footage, report: Reporter) -> Generated:
+        Mimic.made += 1
+        return Generated(guide.rgb, guide.alpha)
+
+
+class Upside:
+    """A generator that shows the subject upside down."""
+
+    def generate(self, guide: Guide, footage: Footage, report: Reporter) -> Generated:
+        return Generated(guide.rgb.flip(1), guide.alpha.flip(1))
+
+
+@pytest.fixture(scope="module")
+def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scene4D, Capture, Alignment, RootTrack, FrameSet]:
+    """Clip a of the toy scene, and everything that the stages before training say about it."""
+    scene, folder = toy_scene(), tmp_path_factory.mktemp("capture")
+    clip = scene.clips["a"]
+    rasterizer = pick("auto", "cpu")
+    for t in range(len(clip.seconds)):
+        out = draw(scene.at("a", float(clip.seconds[t])), clip.cameras[t], rasterizer=rasterizer)
+        alpha = out.alpha[0].clamp(0, 1)
+        rgb = (out.rgb[0] / alpha.clamp_min(1e-4)[..., None]).clamp(0, 1)
+        write_picture(folder, "a", "rgb", t, regenerate.to_bytes(rgb))
+        write_picture(folder, "a", "mask", t, regenerate.to_bytes(alpha))
+    capture = Capture((Clip("a", "a", clip.cameras.size, clip.seconds, clip.frame_ids),), folder)
+    poses = ClipTrack(clip.cameras.cam_from_world, clip.cameras.K, torch.ones(len(clip.seconds)))
+    aligned = ClipAlignment(poses.cam_from_root, poses.K, poses.confidence, torch.ones(3), torch.zeros(3))
+    count = len(clip.seconds)
+    frames = FrameSet(
+        ("a",), torch.zeros(count, dtype=torch.long), torch.arange(count), clip.seconds.float(),
+        sampler.uniform(count), torch.zeros(count, dtype=torch.long),
+    )  # fmt: skip
+    sure = replace(scene.surfels, confidence=torch.full((len(scene.surfels),), 0.6))
+    scene = replace(scene, surfels=sure, clips={"a": clip})
+    return scene, capture, Alignment({"a": aligned}, "a", None, True), RootTrack({"a": poses}, None, True), frames
+
+
+def context(folder: Path, report: Any = None) -> Context:
+    folder.mkdir(parents=True, exist_ok=True)
+    job = Job((), folder / "scene.ply", folder)
+    return Context(folder, job, "cpu", 1, 0, report or Silent())
+
+
+def views_of(filmed: Any, folder: Path, report: Any = None, **settings: Any) -> Capture:
+    chosen = RegenerateConfig(**{"generator": f"{__name__}:Mimic", "views": 2, "every": 3, **settings})
+    made = regenerate.run(context(folder, report), chosen, filmed[1], filmed[0])
+    regenerate.STAGE.save(made, folder)
+    return regenerate.STAGE.load(folder)
+
+
+def test_the_views_are_clips_with_weights_and_cameras(filmed: Any, tmp_path: Path) -> None:
+    notes = Notes()
+    made = views_of(filmed, tmp_path, notes)
+    assert [clip.name for clip in made.clips] == ["a-view1", "a-view2"]
+    for clip in made.clips:
+        assert clip.origin == "imagined" and clip.cameras is not None and len(clip) == 4
+        frame = made.frame(clip.name, 2)
+        assert float(frame.weight.min()) > 0.24 and float(frame.weight.max()) < 0.5
+    assert (tmp_path / "check.png").is_file()
+    assert sum("frames kept" in str(event.get("text")) for event in notes.events) == 2
+
+
+def test_a_finished_view_is_not_made_again(filmed: Any, tmp_path: Path) -> None:
+    views_of(filmed, tmp_path)
+    before = Mimic.made
+    views_of(filmed, tmp_path)
+    assert Mimic.made == before
+
+
+def test_refused_views_are_left_out_with_their_reason(filmed: Any, tmp_path: Path) -> None:
+    notes = Notes()
+    made = views_of(filmed, tmp_path, notes, generator=f"{__name__}:Upside")
+    assert made.clips == ()
+    assert any("refused: 4 of 4 frames refused (silhouette overlap" in str(event.get("text")) for event in notes.events)
+
+
+def test_filmed_frames_keep_at_least_half_of_the_draws(filmed: Any, tmp_path: Path) -> None:
+    made, frames = views_of(filmed, tmp_path, every=1), filmed[4]
+    both = rounds.frames_with_views(frames, made)
+    assert len(both.index) == 12 + 24 and float(both.probability.sum()) == pytest.approx(1)
+    assert rounds.draws_of(both, 1) == pytest.approx(0.4, abs=0.01)
+    order = sampler.epoch(both.probability, torch.Generator().manual_seed(0))
+    assert 0.35 < float((both.clip[order] >= 1).float().mean()) <= 0.5
+    assert rounds.probability_of(0.9, 1000, 1) == pytest.approx(1.5 * (0.5 - 1000 / 1001 / 3))  # half, and no more
+
+
+def test_frames_without_weight_are_not_drawn(filmed: Any, tmp_path: Path) -> None:
+    made = views_of(filmed, tmp_path)
+    size = made.clips[0].size
+    for t in range(4):
+        write_picture(made.folder, "a-view1", "weight", t, regenerate.to_bytes(torch.zeros(size[1], size[0])))
+    both = rounds.frames_with_views(filmed[4], made)
+    assert both.names == ("a", "a-view2") and len(both.index) == 16
+
+
+def test_views_share_the_motion_of_their_clip(filmed: Any, tmp_path: Path) -> None:
+    made = views_of(filmed, tmp_path)
+    times = rounds.times_with_views({"a": ClipTime(filmed[4].seconds, "a")}, made)
+    assert times["a-view1"].code_of == "a" and not times["a-view1"].filmed
+    assert torch.allclose(times["a-view1"].seconds, filmed[4].seconds[::3])
+
+
+def test_low_weights_make_a_frame_count_less(filmed: Any, tmp_path: Path) -> None:
+    made = views_of(filmed, tmp_path)
+    tracks = rounds.with_views(filmed[3].clips, filmed[0], made)
+    views = Views(joined(filmed[1], made), tracks, 24.0)
+    assert views.view("a", 0).strength == 1
+    assert 0.24 < views.view("a-view1", 0).strength < 0.5
+
+
+def test_a_round_trains_on_both_and_keeps_the_better_asset(filmed: Any, tmp_path: Path) -> None:
+    scene, capture, alignment, track, frames = filmed
+    made = views_of(filmed, tmp_path / "views")
+    notes = Notes()
+    result = train.run_round(context(tmp_path / "round", notes), TINY, capture, alignment, track, frames, scene, made)
+    assert result is scene  # sixty steps cannot beat the asset that drew the frames
+    said = next(event for event in notes.events if "before" in event)
+    assert said["before"] > said["after"] and not said["kept"] and "undone" in said["text"]
+    assert 0.1 <= said["draws"] <= 0.5
+    flat = replace(scene, surfels=replace(scene.surfels, sh=0 * scene.surfels.sh))
+    result = train.run_round(context(tmp_path / "again"), TINY, capture, alignment, track, frames, flat, made)
+    assert result is not flat and set(result.clips) == {"a"}  # made-up views are no clips of the asset
+
+
+def test_without_a_kept_view_the_asset_stays(filmed: Any, tmp_path: Path) -> None:
+    scene, capture, alignment, track, frames = filmed
+    none = Capture((), tmp_path)
+    assert train.run_round(context(tmp_path), TINY, capture, alignment, track, frames, scene, none) is scene
+
+
+def rows_of(rounds: int) -> list[tuple[str, tuple[str, ...]]]:
+    recipe = config.load_recipe("fast")
+    chosen = pipeline.stages_of(recipe)
+    configs = config.resolve(recipe, {s.name: s.config for s in chosen}, [f"regenerate.rounds={rounds}"])
+    rows, settings = pipeline.with_rounds(chosen, configs)
+    assert set(settings) == {row.name for row in rows}
+    return [(row.name, row.needs) for row in rows]
+
+
+def test_rounds_are_further_rows_of_the_plan() -> None:
+    assert [name for name, _ in rows_of(0)][-2:] == ["train", "export"]
+    rows = dict(rows_of(2))
+    assert list(rows)[-6:] == ["train", "regenerate-1", "train-1", "regenerate-2", "train-2", "export"]
+    assert rows["regenerate-1"] == ("ingest", "train") and rows["regenerate-2"] == ("ingest", "train-1")
+    assert rows["train-2"][-2:] == ("train-1", "regenerate-2")
+    assert rows["export"] == ("train-2",)
+
+
+def test_a_generator_that_cannot_work_is_refused_before_any_work() -> None:
+    check: Callable[..., None] = regenerate.check
+    with pytest.raises(FourdgenError, match="no such generator"):
+        check(None, RegenerateConfig(rounds=1, generator="dream"))
+    with pytest.raises(FourdgenError, match="needs a model"):
+        check(None, RegenerateConfig(rounds=1, generator="video"))
+    with pytest.raises(FourdgenError, match=r"regenerate.views: 0 is too few"):
+        check(None, RegenerateConfig(views=0))
+
+
+def test_a_capture_joined_of_two_folders_reads_from_both(filmed: Any, tmp_path: Path) -> None:
+    made = views_of(filmed, tmp_path)
+    both = joined(filmed[1], made)
+    assert both.frame("a", 0).rgb.shape == (96, 96, 3) and both.frame("a-view1", 0).rgb.shape == (96, 96, 3)
+    with pytest.raises(ValueError, match="same name"):
+        joined(both, load_capture(tmp_path))
