@@ -63,6 +63,20 @@ def test_pictures_follow_time_and_channel_and_know_where_nothing_is(camera: Came
     assert np.abs(normals.astype(int) - pixels).max() > 50
 
 
+def test_depth_colours_span_the_subject_from_every_distance() -> None:
+    scene, rasterizer = toy_scene(), pick("cpu")
+    nearest, spread = [], []
+    for distance in (2.5, 10.0):
+        eyes = orbit_eyes(torch.tensor([80.0]), 0.0, distance)
+        camera = Cameras(look_at(eyes), intrinsics(100.0 / distance, (96, 96))[None], (96, 96))
+        pixels, depth = picture(Scenery(scene, "a", 0.0, "depth", (0, 0, 0)), camera, rasterizer)
+        nearest.append(pixels[depth == depth.min()][0].astype(int))
+        spread.append(pixels[depth < FAR].std(0).max())
+    assert nearest[0][0] > nearest[0][2]  # turbo: red is near
+    assert np.abs(nearest[0] - nearest[1]).max() < 40
+    assert min(spread) > 30
+
+
 @pytest.mark.parametrize(("channel", "shape"), [("rgb", (80, 120, 4)), ("alpha", (80, 120))])
 def test_a_screenshot_is_a_png_with_alpha(camera: Cameras, channel: str, shape: tuple[int, ...]) -> None:
     data = screenshot(Scenery(toy_scene(), "a", 0.0, channel, (255, 255, 255)), camera, pick("cpu"))

@@ -329,12 +329,13 @@ class Live:
         note = client.add_notification("orbit video", "drawing", loading=True, with_close_button=False)
         shots = shooting.orbit(scenery.scene, self._motion, ORBIT_SIZE, ORBIT_FPS, 15.0)
         background = torch.tensor(scenery.background) / 255
+        look = scenery.look(shots[0].camera)
 
         def pictures() -> Iterator[UInt8[np.ndarray, "h w 3"]]:
             for number, shot in enumerate(shots):
                 if number % 10 == 0:
                     note.body = f"picture {number} of {len(shots)}"
-                yield opaque(layer(scenery.scene, shot, scenery.look, self.rasterizer), scenery.look, background)
+                yield opaque(layer(scenery.scene, shot, look, self.rasterizer), look, background)
 
         # What can go wrong is a full disk, and one visitor's video must not end the viewer for all.
         try:

@@ -15,6 +15,7 @@ from fourdgen.geometry.transforms import quat_to_matrix, rigid, rigid_inverse
 from fourdgen.playback.channels import Look, layer, opaque, with_alpha
 from fourdgen.playback.shots import Shot
 from fourdgen.render import Rasterizer
+from fourdgen.scene.files import extent
 from fourdgen.scene.scene4d import Scene4D
 
 FAR = 100.0  # depth of pixels where nothing is, root units
@@ -53,36 +54,30 @@ class Scenery:
     channel: str
     background: tuple[int, int, int]
 
-    @property
-    def look(self) -> Look:
-        return Look(self.channel, depth_range(self.scene, self.clip))
-
-
-def depth_range(scene: Scene4D, clip: str) -> tuple[float, float]:
-    """Depths that span the colours, the same for all cameras and times: those of the clip's own cameras."""
-    cameras = scene.clips[clip].cameras
-    depth = cameras[0].project(scene.surfels.means)[1][0]
-    depth = depth[depth > 0]
-    if len(depth) == 0:
-        return (0.0, 1.0)
-    near, far = np.quantile(depth.numpy(), [0.01, 0.99])
-    return float(near), float(max(far, near + 1e-6))
+    def look(self, camera: Cameras) -> Look:
+        """How it is drawn. Depth spans the subject, so that its colours stay as they are while a camera circles it."""
+        if self.channel != "depth":
+            return Look(self.channel)
+        center, radius = extent(self.scene.surfels)
+        distance = float((camera.centers()[0] - center).norm())
+        return Look(self.channel, (max(distance - radius, 0.0), distance + radius))
 
 
 def picture(
     scenery: Scenery, camera: Cameras, rasterizer: Rasterizer
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
     """The picture before its background, and the depth along the camera's axis."""
-    drawn = layer(scenery.scene, Shot(camera, scenery.clip, scenery.seconds), scenery.look, rasterizer)
+    look = scenery.look(camera)
+    drawn = layer(scenery.scene, Shot(camera, scenery.clip, scenery.seconds), look, rasterizer)
     background = torch.tensor(scenery.background) / 255
     depth = torch.where(drawn.alpha > 0.5, drawn.depth, torch.full_like(drawn.depth, FAR))
-    return opaque(drawn, scenery.look, background), depth.numpy()
+    return opaque(drawn, look, background), depth.numpy()
 
 
 def screenshot(scenery: Scenery, camera: Cameras, rasterizer: Rasterizer) -> bytes:
     """The picture as a PNG with alpha."""
-    drawn = layer(scenery.scene, Shot(camera, scenery.clip, scenery.seconds), scenery.look, rasterizer)
-    pixels = with_alpha(drawn, scenery.look)
+    look = scenery.look(camera)
+    pixels = with_alpha(layer(scenery.scene, Shot(camera, scenery.clip, scenery.seconds), look, rasterizer), look)
     if pixels.ndim == 3:  # OpenCV wants blue first
         pixels = pixels[..., [2, 1, 0, 3]]
     return cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()
