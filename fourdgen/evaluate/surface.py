@@ -59,7 +59,7 @@ def score(
         checked = checked[visible(mesh, frame, checked, cameras).any(0)]
         state = scene.at(clip, seconds_of(scene.clips[clip], frame))
         ours = _moved(cameras, root_from_truth)
-        surface = drawn_points(draw(state, ours, rasterizer=rasterizer), ours)
+        surface = drawn_points(draw(state, ours, rasterizer=rasterizer, plain=True), ours)
         drawn = root_from_truth.inverse().apply(torch.from_numpy(surface)).numpy()
         if len(drawn):
             accuracy.append(float(cKDTree(true).query(drawn)[0].mean()))
@@ -67,7 +67,7 @@ def score(
         for view in views:
             if view.clip == clip and view.entry.frame == frame:
                 camera = Cameras(view.entry.cam_from_input[None].float(), view.entry.K.float()[None], view.entry.size)
-                out = draw(state, _moved(camera, root_from_truth), rasterizer=rasterizer)
+                out = draw(state, _moved(camera, root_from_truth), rasterizer=rasterizer, plain=True)
                 angles.append(normal_errors(out, mesh, frame, camera, root_from_truth))
     errors = np.concatenate(angles) if angles else np.zeros(0)
     normal = float(errors.mean()) if len(errors) else None

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fourdgen.geometry.transforms import quat_exp, quat_multiply
+from fourdgen.geometry.transforms import quat_exp, quat_multiply, quat_rotate
 
 SH_C0 = 0.28209479177387814
 SH_C1 = 0.4886025119029199
@@ -82,9 +82,14 @@ def normal_axis(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3"]:
 
 
 def refined(surfels: Surfels) -> Surfels:
-    """The refined branch as plain surfels: rotation exp(dr) r and log scales s + ds (docs/method.md section 6)."""
+    """The refined branch as plain surfels: rotation exp(dr) r and log scales s + ds (docs/method.md section 6).
+
+    dr is a rotation vector in the canonical frame; of warped surfels it is turned along with them.
+    """
     if surfels.refinement is None:
         return surfels
     turn, growth = surfels.refinement[:, :3], surfels.refinement[:, 3:]
+    if surfels.turned is not None:
+        turn = quat_rotate(surfels.turned, turn)
     quats = quat_multiply(quat_exp(turn), surfels.quats)
     return replace(surfels, quats=quats, log_scales=surfels.log_scales + growth, refinement=None)
