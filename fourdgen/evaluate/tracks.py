@@ -55,19 +55,14 @@ def track_error(
     points = outside(mesh, starts)
     true = np.stack([points.at(mesh, frame) for frame in frames])
     means, axes = _states(scene, clip, frames, root_from_truth.inverse())
-    opaque = np.nonzero(torch.sigmoid(scene.surfels.opacity).numpy() > OPAQUE)[0]
-    if len(opaque) == 0:
-        opaque = np.arange(len(scene.surfels))
+    opaque = _opaque(scene)
     unseen = _unseen(mesh, frames, true, [entry for entry in inputs if entry.clip == clip])
 
     errors, motions, hidden, covered = [], [], [], []
     for start in (frames.index(frame) for frame in starts):
-        distance, nearest = cKDTree(means[start][opaque]).query(true[start])
-        carrier = opaque[nearest]
+        carried, distance = _carry(means, axes, opaque, start, true[start])
         covered.append(float((distance < NEAR * mesh.radius).mean()))
-        local = np.einsum("nji,nj->ni", axes[start][carrier], true[start] - means[start][carrier])
         others = [i for i in range(len(frames)) if i != start]
-        carried = means[:, carrier] + np.einsum("tnij,nj->tni", axes[:, carrier], local)
         errors.append(np.linalg.norm(carried - true, axis=-1)[others])
         motions.append(np.linalg.norm(true - true[start], axis=-1)[others])
         hidden.append(unseen[others])
@@ -81,6 +76,31 @@ def track_error(
         all=_ratio(error, motion, whole), fast=_ratio(error, motion, whole & fast), hidden=_ratio(error, motion, mask),
         covered=float(np.mean(covered)),
     )  # fmt: skip
+
+
+@torch.no_grad()
+def carried_points(
+    scene: Scene4D, clip: str, frames: Sequence[int], points: Float[np.ndarray, "n 3"], root_from_truth: Sim3
+) -> Float[np.ndarray, "t n 3"]:
+    """Where the asset carries points of the true surface, given at the first of the frames, in all of them."""
+    means, axes = _states(scene, clip, frames, root_from_truth.inverse())
+    return _carry(means, axes, _opaque(scene), 0, points)[0]
+
+
+def _carry(
+    means: np.ndarray, axes: np.ndarray, opaque: np.ndarray, start: int, points: np.ndarray
+) -> tuple[Float[np.ndarray, "t n 3"], Float[np.ndarray, "n"]]:
+    """(points at all instants, rigid with the opaque surfel that is nearest at `start`; how far that is)."""
+    distance, nearest = cKDTree(means[start][opaque]).query(points)
+    carrier = opaque[nearest]
+    local = np.einsum("nji,nj->ni", axes[start][carrier], points - means[start][carrier])
+    return means[:, carrier] + np.einsum("tnij,nj->tni", axes[:, carrier], local), distance
+
+
+def _opaque(scene: Scene4D) -> np.ndarray:
+    """Surfels that may carry points; all where none is opaque."""
+    opaque = np.nonzero(torch.sigmoid(scene.surfels.opacity).numpy() > OPAQUE)[0]
+    return opaque if len(opaque) else np.arange(len(scene.surfels))
 
 
 def _ratio(error: np.ndarray, motion: np.ndarray, where: np.ndarray) -> float | None:

@@ -1,0 +1,123 @@
+"""Contact sheets of scored assets: truth | drawn | normals true and drawn | tracks, and the worst held-out pictures.
+
+    python benchmarks/sheets.py --bench DIR --scene fox [--asset fox.ply] [--out sheets] [--worst 5]
+
+One row for each of four instants. In the tracks picture points of the true surface are followed from the clip's first
+frame: a line from where each should be to where its surfel has carried it, green where it is right, red where the
+error is half of the motion or more. Prints PSNR of the worst pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+import fourdgen
+from fourdgen.evaluate.mesh import Mesh, face_normals, rasterize, read_mesh
+from fourdgen.evaluate.tracks import carried_points, outside
+from fourdgen.evaluate.truth import View, read_truth
+from fourdgen.fit import metrics
+from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.transforms import Sim3
+from fourdgen.scene.entries import camera_of
+from fourdgen.scene.scene4d import Scene4D
+
+WHITE = torch.ones(3)
+SHOWN = 400  # points in a tracks picture
+CELL = 256  # pixels
+
+
+def picture(values: torch.Tensor | np.ndarray) -> np.ndarray:
+    """[h w 3] 0..1 as a cell of the sheet, RGB."""
+    image = (np.asarray(values).clip(0, 1) * 255).astype(np.uint8)
+    return cv2.resize(image, (CELL, CELL), interpolation=cv2.INTER_AREA)
+
+
+def true_normals(mesh: Mesh, view: View, camera: Cameras) -> np.ndarray:
+    """Colours of the mesh's normals in the camera's axes, on white."""
+    _, face = rasterize(mesh, view.entry.frame or 0, camera)
+    normal = face_normals(mesh, view.entry.frame or 0) @ camera.cam_from_world[0, :3, :3].double().numpy().T
+    normal *= np.where(normal[:, 2:] > 0, -1, 1)
+    return np.where(face[..., None] >= 0, 0.5 + 0.5 * normal[face] * (1, -1, -1), 1.0)
+
+
+def drawn_normals(scene: Scene4D, view: View, camera: Cameras) -> np.ndarray:
+    out = fourdgen.draw(scene.at(view.clip, view.seconds), camera, plain=True)
+    normal = out.normal[0] @ camera.cam_from_world[0, :3, :3].T
+    alpha = out.alpha[0][..., None]
+    return np.asarray(0.5 * alpha + 0.5 * normal * torch.tensor([1.0, -1.0, -1.0]) + 1 - alpha)
+
+
+def tracks(scene: Scene4D, mesh: Mesh, view: View, root_from_truth: Sim3, camera: Cameras) -> np.ndarray:
+    """Lines from true to carried points over a pale picture of the truth."""
+    frame = view.entry.frame or 0
+    points = outside(mesh, [0, frame])[np.arange(SHOWN)]
+    true = points.at(mesh, frame)
+    found = carried_points(scene, view.clip, [0, frame], points.at(mesh, 0), root_from_truth)[1]
+    error = np.linalg.norm(found - true, axis=1)
+    share = error / np.maximum(np.linalg.norm(true - points.at(mesh, 0), axis=1), 0.02 * mesh.radius)
+    pixels = [camera.project(torch.from_numpy(p).float())[0][0].numpy() * 8 for p in (true, found)]
+    image = np.ascontiguousarray(((0.6 + 0.4 * view.rgb.permute(1, 2, 0).numpy()) * 255).astype(np.uint8))
+    for begin, end, wrong in zip(*pixels, share.clip(0, 0.5) * 2, strict=True):
+        color = (round(220 * wrong), round(160 * (1 - wrong)), 40)
+        cv2.line(image, tuple(begin.astype(int).tolist()), tuple(end.astype(int).tolist()), color, 1, cv2.LINE_AA, 3)
+        cv2.circle(image, tuple(end.astype(int).tolist()), 8, color, -1, cv2.LINE_AA, 3)
+    return image / 255
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bench", type=Path, default=os.environ.get("FOURDGEN_BENCH"))
+    parser.add_argument("--scene", default="fox")
+    parser.add_argument("--asset", type=Path, help="a scene.ply with known cameras")
+    parser.add_argument("--out", type=Path, default=Path("build/sheets"))
+    parser.add_argument("--worst", type=int, default=5)
+    given = parser.parse_args()
+    if given.bench is None or given.asset is None:
+        parser.error("--bench DIR (or FOURDGEN_BENCH) and --asset FILE are needed")
+    scene = fourdgen.load(given.asset)
+    if scene.world_from_input is None:
+        sys.exit(f"{given.asset}: sheets need an asset with known cameras")
+    truth = read_truth(Path(given.bench) / given.scene, scene)
+    given.out.mkdir(parents=True, exist_ok=True)
+    name = given.scene.replace("/", "_")
+    scored = []
+    for view in truth.views:
+        out = fourdgen.draw(scene.at(view.clip, view.seconds), camera_of(scene, view.entry), background=WHITE)
+        drawn = out.rgb[0].permute(2, 0, 1).clamp(0, 1)
+        scored.append((float(metrics.psnr(drawn, view.rgb)), view, drawn))
+    scored.sort(key=lambda row: row[0])
+
+    rows = []
+    views = [view for view in truth.views if view.entry.frame]
+    for view in views[:: max(1, len(views) // 4)][:4]:
+        mesh = read_mesh(truth.folder, view.clip)
+        true = Cameras(view.entry.cam_from_input[None].float(), view.entry.K.float()[None], view.entry.size)
+        ours = camera_of(scene, view.entry)
+        drawn = fourdgen.draw(scene.at(view.clip, view.seconds), ours, background=WHITE).rgb[0]
+        cells = [picture(view.rgb.permute(1, 2, 0)), picture(drawn)]
+        if mesh is not None:
+            cells += [picture(true_normals(mesh, view, true)), picture(drawn_normals(scene, view, ours))]
+            cells.append(picture(tracks(scene, mesh, view, scene.world_from_input, true)))
+        rows.append(np.concatenate(cells, 1))
+    cv2.imwrite(str(given.out / f"{name}.png"), np.concatenate(rows)[..., ::-1])
+
+    columns = []
+    for psnr, view, drawn in scored[: given.worst]:
+        error = (drawn - view.rgb).abs().mean(0, keepdim=True).expand(3, -1, -1) * 3
+        parts = [picture(p.permute(1, 2, 0)) for p in (view.rgb, drawn, 1 - error)]
+        columns.append(np.concatenate(parts))
+        print(f"{psnr:.2f} dB  {view.entry.file_path}  clip {view.clip} frame {view.entry.frame}")
+    cv2.imwrite(str(given.out / f"{name}_worst.png"), np.concatenate(columns, 1)[..., ::-1])
+    print(given.out / f"{name}.png", given.out / f"{name}_worst.png")
+
+
+if __name__ == "__main__":
+    main()
