@@ -169,7 +169,7 @@ def scene_facts(path: Path, report: Reporter = Silent()) -> dict[str, Any]:
     scene = files.read(path, report)
     confidence = scene.surfels.confidence
     clips = []
-    for clip in scene.clips.values():
+    for clip in scene.clips.values() if files.MADE_UP not in scene.notes else ():
         seconds = clip.seconds
         clips.append({
             "name": clip.name, "frames": len(seconds), "seconds": round(float(seconds[-1] - seconds[0]), 3),
@@ -216,7 +216,8 @@ def scene_text(facts: Mapping[str, Any]) -> str:
         ),
         *((f"note: {name}", text) for name, text in facts["notes"].items() if name != "poses"),
     ]
-    return f"{table(rows)}\n\n{table(clips, ('clip', 'frames', 'length', 'size'))}"
+    shown = table(clips, ("clip", "frames", "length", "size")) if clips else "no clips: a still file of splats"
+    return f"{table(rows)}\n\n{shown}"
 
 
 def _bones(motion: Any) -> int:

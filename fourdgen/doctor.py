@@ -6,7 +6,10 @@ import importlib
 import importlib.util
 import os
 import platform
+import re
+import shlex
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,16 +19,17 @@ from fourdgen.report import FourdgenError, Reporter, Silent, memory, table
 
 CORE = ("numpy", "scipy", "av", "opencv-python-headless", "trimesh", "safetensors", "onnxruntime")
 MODULES = {"opencv-python-headless": "cv2"}  # where the package is called otherwise than its module
-EXTRAS = {  # package -> what it gives, how to get it
-    "open3d": ("surface meshes of higher quality", "pip install 'fourdgen[mesh]'"),
-    "viser": ("the live viewer", "pip install 'fourdgen[viewer]'"),
-    "diffusers": ("neural video models", "pip install 'fourdgen[neural]'"),
+EXTRAS = {  # package -> what it gives
+    "open3d": "surface meshes of higher quality",
+    "viser": "the live viewer",
+    "diffusers": "neural video models",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """state: ok, missing (something is lost without it) or broken (fourdgen cannot work). remedy: what to do, or ""."""
+    """state: ok, optional (not there, and nothing that runs by default wants it), missing (something is lost without
+    it) or broken (fourdgen cannot work). remedy: what to do, or ""."""
 
     name: str
     state: str
@@ -88,6 +92,18 @@ def _version(package: str) -> str:
         return "version unknown"
 
 
+def _install(package: str) -> str:
+    """The command that installs an optional package here: in this Python, in the version that fits."""
+    constraints = Path(__file__).parents[1] / "constraints.txt"
+    pinned = ["-c", str(constraints)] if constraints.is_file() else []
+    try:
+        named = [text.partition(";")[0].strip() for text in metadata.requires("fourdgen") or ()]
+    except metadata.PackageNotFoundError:
+        named = []
+    wanted = next((text for text in named if re.match(r"[\w.-]+", text)[0] == package), package)  # type: ignore[index]
+    return shlex.join([sys.executable, "-m", "pip", "install", *pinned, wanted])
+
+
 def _kernels() -> Finding:
     from fourdgen import native
 
@@ -103,11 +119,11 @@ def _gpu() -> Finding:
     except ImportError:
         return Finding("GPU", "missing", "torch is missing")
     if not torch.cuda.is_available():
-        return Finding("GPU", "missing", "none that torch can use; the CPU kernels do the work")
+        return Finding("GPU", "optional", "none that torch can use; the CPU kernels do the work")
     name = torch.cuda.get_device_name(0)
     size = memory(torch.cuda.get_device_properties(0).total_memory / 2**20)
     if importlib.util.find_spec("gsplat") is None:
-        return Finding("GPU", "missing", f"{name}, {size}, but no gsplat to draw with", "pip install 'fourdgen[cuda]'")
+        return Finding("GPU", "missing", f"{name}, {size}, but no gsplat to draw with", _install("gsplat"))
     return Finding("GPU", "ok", f"{name}, {size}, gsplat {_version('gsplat')}")
 
 
@@ -145,16 +161,16 @@ def _weights() -> list[Finding]:
         if path is not None:
             findings.append(Finding(name, "ok", str(path)))
         else:
-            remedy = "fourdgen doctor --fetch" if row.default else ""
-            findings.append(Finding(name, "missing", f"{row.use} ({row.megabytes:g} MB, {row.licence})", remedy))
+            state, remedy = ("missing", "fourdgen doctor --fetch") if row.default else ("optional", "")
+            findings.append(Finding(name, state, f"{row.use} ({row.megabytes:g} MB, {row.licence})", remedy))
     return findings
 
 
 def _extras() -> list[Finding]:
     findings = []
-    for package, (use, how) in EXTRAS.items():
+    for package, use in EXTRAS.items():
         if importlib.util.find_spec(package) is None:
-            findings.append(Finding(package, "missing", f"optional: {use}", how))
+            findings.append(Finding(package, "optional", use, _install(package)))
         else:
             findings.append(Finding(package, "ok", _version(package)))
     return findings

@@ -334,7 +334,7 @@ def disk_error(error: BaseException, folders: Sequence[Path]) -> FourdgenError |
     if full or os.strerror(errno.ENOSPC) in str(error):
         place = where or min(folders, key=_free_bytes)
         return FourdgenError(
-            f"the disk is full: {place}", "make room and run the same command again; finished work is kept"
+            f"the disk is full: {place}", "make room and run the same command again; what is finished is kept"
         )
     if code in _DENIED and where:
         return _denied(error, where)

@@ -262,6 +262,14 @@ def test_info_as_json_is_one_object(scene: Path) -> None:
     ]  # fmt: skip
 
 
+def test_info_of_still_splats_makes_up_no_clip(tmp_path: Path, scene: Path) -> None:
+    assert fourdgen("export", scene, "--format", "3dgs", "--time", "0.5", "-o", tmp_path / "s.ply").returncode == 0
+    done = fourdgen("info", tmp_path / "s.ply")
+    assert "no clips: a still file of splats" in done.stdout
+    assert "frames" not in done.stdout
+    assert json.loads(fourdgen("info", tmp_path / "s.ply", "--json").stdout)["clips"] == []
+
+
 def test_info_of_a_file_that_is_cut_off_or_no_scene(tmp_path: Path, scene: Path) -> None:
     cut = tmp_path / "cut.ply"
     cut.write_bytes(scene.read_bytes()[:3000])
@@ -339,4 +347,16 @@ def test_doctor_says_what_works_and_what_to_do() -> None:
     findings = {row["name"]: row for row in json.loads(fourdgen("doctor", "--json").stdout)["findings"]}
     assert findings["torch"]["state"] == "ok"
     assert findings["video"]["state"] == "ok"
-    assert all(row["state"] in ("ok", "missing", "broken") for row in findings.values())
+    assert all(row["state"] in ("ok", "optional", "missing", "broken") for row in findings.values())
+
+
+def test_doctor_lists_what_nobody_needs_as_optional_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fourdgen import doctor
+
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    for finding in doctor._extras():
+        assert finding.state == "optional"
+        words = finding.remedy.split()
+        assert words[:4] == [sys.executable, "-m", "pip", "install"]
+        assert words[-1].strip("'").startswith(finding.name)  # the package itself: fourdgen is in no registry
+        assert ">=" in words[-1]

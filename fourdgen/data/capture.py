@@ -17,7 +17,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8, UInt16
 from torch import Tensor
 
 from fourdgen.geometry.camera import Cameras
@@ -124,9 +124,17 @@ def write_picture(folder: Path, clip_name: str, kind: str, index: int, picture: 
     """Stores one picture (RGB order, or one channel). Light compression: these files are read far more than kept."""
     path = picture_path(folder, clip_name, kind, index)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = picture[..., ::-1] if picture.ndim == 3 else picture
-    if not cv2.imwrite(str(path), image, [cv2.IMWRITE_PNG_COMPRESSION, 1]):
-        raise FourdgenError(f"{path}: cannot be written", "is the disk full?")
+    write_png(path, picture)
+
+
+def write_png(path: Path, picture: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w"], level: int = 1) -> None:
+    """Writes RGB, RGBA or one channel, compressed at `level`.
+
+    Raises OSError where the disk is full; cv2.imwrite would leave half a file and say that all is well.
+    """
+    if picture.ndim == 3:  # OpenCV wants blue first
+        picture = np.ascontiguousarray(picture[..., [2, 1, 0, 3][: picture.shape[2]]])
+    path.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes())
 
 
 def save_capture(capture: Capture, folder: Path) -> None:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from fourdgen.data.capture import Capture
+from fourdgen.data.capture import Capture, write_png
 
 ACROSS = 8  # frames of a clip
 TALL = 200  # pixels
@@ -29,7 +29,7 @@ def draw_masks(capture: Capture, path: Path) -> None:
         rows += [head, row]
     width = max(row.shape[1] for row in rows)
     sheet = [np.pad(r, [(0, 0), (0, width - r.shape[1]), (0, 0)], constant_values=255) for r in rows]
-    cv2.imwrite(str(path), np.concatenate(sheet)[..., ::-1])
+    write_png(path, np.concatenate(sheet))
 
 
 def _tile(capture: Capture, name: str, index: int, label: str) -> UInt8[np.ndarray, "h w 3"]:

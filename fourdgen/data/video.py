@@ -107,11 +107,13 @@ def _opened(path: Path) -> InputContainer:
     except FileNotFoundError as error:
         raise absent(path, hint) from error
     except (av.FFmpegError, ValueError) as error:
-        raise FourdgenError(f"{path}: not a video", hint) from error
+        empty = path.is_file() and path.stat().st_size == 0
+        raise FourdgenError(f"{path}: not a video" + (": the file is empty" if empty else ""), hint) from error
     names = set(container.format.name.split(","))
     if not container.streams.video or names & NOT_VIDEO:
         container.close()
-        raise FourdgenError(f"{path}: not a video", hint)
+        said = "not a video" if names & NOT_VIDEO else "no pictures in it, only sound"
+        raise FourdgenError(f"{path}: {said}", hint)
     return container
 
 

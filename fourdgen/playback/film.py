@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from fourdgen import workspace
 from fourdgen.data.cameras_io import read_camera_entries
-from fourdgen.data.capture import Capture, load_capture
+from fourdgen.data.capture import Capture, load_capture, write_png
 from fourdgen.data.video import resized, write_gif, write_video
 from fourdgen.playback import shots as shooting
 from fourdgen.playback.channels import Look, depth_counts, layer, opaque, with_alpha
@@ -174,8 +174,6 @@ def _write_folder(scene: Scene4D, plan: _Plan, rasterizer: Rasterizer, report: R
 
     Depth is 16 bit; depth.json says how long one count is, in the user's units where the scene knows them.
     """
-    import cv2
-
     plan.output.mkdir(parents=True, exist_ok=True)
     unit = plan.look.depth_range[1] * 1.25 / 65535
     if plan.look.channel == "depth":
@@ -190,8 +188,5 @@ def _write_folder(scene: Scene4D, plan: _Plan, rasterizer: Rasterizer, report: R
             picture = opaque(drawn, plan.look, plan.background)
         else:
             picture = with_alpha(drawn, plan.look)
-        if picture.ndim == 3:  # OpenCV wants blue first
-            picture = np.ascontiguousarray(picture[..., [2, 1, 0, 3][: picture.shape[2]]])
-        if not cv2.imwrite(str(plan.output / f"{number:05d}.png"), picture):
-            raise FourdgenError(f"{plan.output / f'{number:05d}.png'} cannot be written", "is the disk full?")
+        write_png(plan.output / f"{number:05d}.png", picture)
         report.emit("step", stage="render", step=number + 1, total=len(plan.shots))

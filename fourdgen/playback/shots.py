@@ -70,7 +70,7 @@ def motion_of(scene: Scene4D, clip: SceneClip, time: str, speed: float) -> Motio
     if frozen is None:
         return Motion(clip, speed=speed, back_and_forth=not meets_itself(scene, clip))
     first, last = float(clip.seconds[0]), float(clip.seconds[-1])
-    if not first <= frozen <= last:
+    if not first - 0.005 <= frozen <= last + 0.005:  # `info` and people round to hundredths
         raise FourdgenError(f"--time {time}: clip {clip.name} runs from {first:g} to {last:g} s", "choose a time in it")
     return Motion(clip, frozen=frozen, speed=speed)
 

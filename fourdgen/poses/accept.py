@@ -134,11 +134,24 @@ def judge(fit: Fit, frames: Tensor, turn: Turn, rival_loss: float | None) -> Ver
     shared, again = overlap(fit), relocated(fit)
     doubts = []
     if flow < FLOW_AGREES:
-        doubts.append(f"the flow turns the other way in {100 * (1 - flow):.0f} % of the clear frames")
+        doubts.append("it may turn the other way (--turn cw or ccw settles it)")
     if margin < MARGIN:
-        doubts.append(f"another camera path fits nearly as well ({100 * (margin - 1):.0f} % worse)")
+        doubts.append("another turn fits nearly as well (--turn and --sweep settle it)")
     if shared < OVERLAP:
-        doubts.append(f"the outlines agree to {100 * shared:.0f} % only")
+        doubts.append(outlines_doubt(shared))
     if again < RELOCATED:
-        doubts.append(f"only {100 * again:.0f} % of the frames are found again in the model's views")
+        doubts.append("sides look alike, so frames may be mixed up (--sweep or --cameras helps)")
     return Verdict(not doubts, "; ".join(doubts), flow, margin, shared, again)
+
+
+OUTLINES = "its outlines fit to"
+
+
+def outlines_doubt(shared: float) -> str:
+    """What is said of masks that the model covers to the share `shared` only."""
+    return f"{OUTLINES} {100 * shared:.0f} % only (--fov, --sweep or better --masks help)"
+
+
+def without_outlines(reason: str) -> str:
+    """A verdict's reason less its doubt of the outlines, for whoever has measured these anew."""
+    return "; ".join(part for part in reason.split("; ") if not part.startswith(OUTLINES))

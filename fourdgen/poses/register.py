@@ -162,9 +162,9 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -
     stranger = math.sqrt(worse[0] * worse[1])
     reason = ""
     if stranger > STRANGER:
-        reason = f"it does not look like the reference clip (one model explains it {stranger:.1f} times worse)"
+        reason = "it looks like another subject than the reference (--reference CLIP chooses another)"
     elif margin < MARGIN:
-        reason = f"another orientation fits nearly as well ({100 * (margin - 1):.0f} % worse)"
+        reason = "it may face another way than the reference (--reference or --cameras helps)"
     return Registration(
         joint.rotations().detach()[count:], joint.place.detach()[count:], rotation, margin, stranger,
         stranger <= STRANGER, reason,

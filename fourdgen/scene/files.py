@@ -34,6 +34,7 @@ from fourdgen.scene.surfels import Surfels
 from fourdgen.scene.vertex import surfels_from_vertex, vertex_table
 
 VERSION = (1, 0)
+MADE_UP = "cameras"  # the note of a file that holds no clips: those that are read from it were never filmed
 STILL_CLIP = "still"  # the clip that a static file gets
 _AGAIN = "copy it again, or write it again"
 _COMMENT_LIMIT = 240  # some readers have a fixed line buffer
@@ -275,7 +276,7 @@ def _read_world(ply: Ply) -> Sim3 | None:
 def _read_static(path: Path, vertex: np.ndarray) -> tuple[Scene4D, int]:
     surfels, dropped = surfels_from_vertex(path, vertex, skinned=False, refined=False)
     clip = orbit_clip(surfels)
-    scene = Scene4D(surfels, Still(), {clip.name: clip}, clip.name)
+    scene = Scene4D(surfels, Still(), {clip.name: clip}, clip.name, notes={MADE_UP: "made up, once around the subject"})
     if "bone_0" in (vertex.dtype.names or ()):
         scene = _noted(scene, "motion", "lost: another program has dropped it from the file; the scene stands still")
     return scene, dropped

@@ -244,7 +244,7 @@ def _report(ctx: Context, config: AlignConfig, name: str, solution: ClipSolution
             overlap=verdict.overlap, relocated=verdict.relocated,
         )  # fmt: skip
         if not verdict.accepted:
-            report.warn(f"{name}: the camera path is uncertain: {verdict.reason}")
+            report.emit("note", text=f"{name}: the camera path is uncertain so far", reason=verdict.reason)
     wanted = {"cw": 1, "ccw": -1}.get(config.turn, 0)
     if wanted and solution.turn_sign == -wanted:
         report.warn(
@@ -270,8 +270,7 @@ def joined(ctx: Context, config: AlignConfig, capture: Capture, solutions: dict[
                 ctx.report.warn(f"{name} is left out: {found.reason}")
                 continue
             if found.reason:
-                doubts.append(f"placing it beside {reference}: {found.reason}")
-                ctx.report.warn(f"{name}: {found.reason}")
+                doubts.append(found.reason)
             mine = replace(mine, rotation=found.rotation, place=found.place)
         clips[name] = _all_frames(capture, name, mine, solution, not doubts, "; ".join(doubts))
         # The reference's model from the clip's poses: it shows whether the clip was placed rightly beside it.

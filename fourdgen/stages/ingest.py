@@ -34,9 +34,11 @@ from fourdgen.data.sources import Source
 from fourdgen.data.video import reduced, resized
 from fourdgen.geometry.camera import Cameras
 from fourdgen.priors import masks, plain
+from fourdgen.priors.doubts import mask_doubts
 from fourdgen.report import FourdgenError, Reporter, all_at_once
 from fourdgen.workspace import Context, Job, Stage
 
+SHEET = "check.png"  # the masks at a glance
 CLEAR = 128  # alpha below this somewhere makes an alpha channel a mask
 
 
@@ -156,7 +158,7 @@ def run(ctx: Context, config: IngestConfig) -> Capture:
             f"masks: {clip.masks_from}" + ("" if clip.cameras is None else ", cameras given"),
         )
     capture = Capture(tuple(clips), ctx.folder)
-    draw_masks(capture, ctx.folder / "check.png")
+    draw_masks(capture, ctx.folder / SHEET)
     return capture
 
 
@@ -184,7 +186,7 @@ def _ingest(
         found = _known_cameras(ctx, name, source, entries)
     pictures = _read(source, config, ctx.report, found)
     if not source.is_video and not (source.path / sources.TIMES).is_file():
-        ctx.report.emit("note", text=f"{name}: pictures without times, taken as {config.fps:g} a second")
+        ctx.report.emit("note", text=f"{name}: pictures without times, taken as {config.fps:g} a second (ingest.fps)")
     alpha, way = pictures.alpha, "alpha"
     if given is not None and config.masks in ("auto", "given"):
         if alpha is not None and config.masks == "auto":
@@ -210,6 +212,8 @@ def _ingest(
     weight = np.full(alpha.shape, 255, np.uint8) if known is None else known
     alpha = np.where(weight > 0, alpha, 0).astype(np.uint8)
     weight = _ignore_empty(ctx.report, name, alpha, weight, pictures.ids, source, way)
+    if way not in ("alpha", "given"):
+        _doubt(ctx, name, alpha, way)
     weighted = bool((weight < 255).any())
     for t in range(len(rgb)):
         write_picture(ctx.folder, name, "rgb", t, rgb[t])
@@ -338,6 +342,16 @@ def _cut(
             "(better ones: `fourdgen doctor --fetch`, or --masks DIR)"
         )
     return cut.rgb, cut.mask, cut.way
+
+
+def _doubt(ctx: Context, name: str, alpha: UInt8[np.ndarray, "t h w"], way: str) -> None:
+    found = mask_doubts(alpha)
+    if found:
+        sheet = ctx.folder.with_suffix("") / SHEET  # where it will lie when the stage is done
+        ctx.report.warn(
+            f"{name}: the masks ({way}) may be wrong: they {' and '.join(found)}; look at {sheet}, and help with "
+            "--box X,Y,W,H (which subject, in the first frame) or --masks DIR"
+        )
 
 
 def _ignore_empty(

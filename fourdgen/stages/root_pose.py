@@ -14,7 +14,7 @@ from fourdgen.data.capture import Capture, stack
 from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, RootTrack
 from fourdgen.geometry.transforms import rotation_angle_degrees
 from fourdgen.poses import check, store, tracks
-from fourdgen.poses.accept import OVERLAP, overlap
+from fourdgen.poses.accept import OVERLAP, outlines_doubt, overlap, without_outlines
 from fourdgen.poses.compare import Fit
 from fourdgen.poses.joint import JointSettings, normalised, refine_together
 from fourdgen.poses.pictures import Pictures, cut, join
@@ -74,7 +74,8 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     poses, _, _ = normalised(
         fit.poses().detach(), fit.model["means"].detach(), torch.sigmoid(fit.model["opacity"].detach())
     )
-    reasons = [f"{name}: {a.reason}" for name, a in alignment.clips.items() if not a.accepted]
+    # Outlines are measured anew below, at higher resolution and with the motion beside the poses.
+    doubts = {name: [without_outlines(a.reason)] if not a.accepted else [] for name, a in alignment.clips.items()}
     losses, found = fit.frame_scores(), fit.focal.detach().exp().tolist()
     clips, singles = {}, []
     for i, name in enumerate(names):
@@ -90,11 +91,15 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
             "note", text=f"{name}: field of view {_fov(found[i]):.0f} degrees, outlines agree to {100 * shared:.0f} %",
             loss=float(losses[rows].mean()), focal=found[i], overlap=shared,
         )  # fmt: skip
-        if shared < OVERLAP and not still:
-            reasons.append(f"{name}: the outlines agree to {100 * shared:.0f} % only")
+        if shared < OVERLAP and i not in still:
+            doubts[name].append(outlines_doubt(shared))
     check.draw_poses(singles, ctx.folder / "check.png")
     clips = {name: clips[name] for name in alignment.clips}
-    return RootTrack(clips, None, given=False, certain=not reasons, reason="; ".join(reasons))
+    said = {name: "; ".join(filter(None, parts)) for name, parts in doubts.items()}
+    reason = "; ".join(f"{name}: {text}" for name, text in said.items() if text)
+    if reason:
+        ctx.report.warn(f"the cameras are uncertain: {reason}")
+    return RootTrack(clips, None, given=False, certain=not reason, reason=reason)
 
 
 def _settings(ctx: Context, config: RootPoseConfig) -> JointSettings:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, stack, write_picture
+from fourdgen.data.capture import Capture, Clip, load_capture, picture_path, save_capture, stack, write_picture
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
 from fourdgen.report import FourdgenError
 
@@ -73,3 +73,12 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "capture.json").write_text('{"version": 99}')
     with pytest.raises(FourdgenError, match="another version"):
         load_capture(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_disk_is_noticed_when_a_picture_is_written(tmp_path: Path) -> None:
+    place = picture_path(tmp_path, "a", "rgb", 0)
+    place.parent.mkdir(parents=True)
+    place.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        write_picture(tmp_path, "a", "rgb", 0, np.zeros((8, 8, 3), np.uint8))

@@ -150,7 +150,17 @@ def test_reducing_rgba_keeps_hidden_colours_out() -> None:
 def test_what_is_no_video_says_so(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a video\n" * 100)
     (tmp_path / "empty.mp4").write_bytes(b"")
-    for name, said in (("notes.txt", "not a video"), ("empty.mp4", "not a video"), ("none.mp4", "no such file")):
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 44100
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+    said_of = {
+        "notes.txt": "notes.txt: not a video$", "empty.mp4": "not a video: the file is empty",
+        "sound.mp4": "no pictures in it, only sound", "none.mp4": "no such file",
+    }  # fmt: skip
+    for name, said in said_of.items():
         with pytest.raises(FourdgenError, match=said):
             video.probe(tmp_path / name)
 

@@ -6,10 +6,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from fourdgen.data.cameras_io import read_camera_entries
+from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
 from fourdgen.geometry.transforms import Sim3, quat_to_matrix, so3_exp
 from fourdgen.playback.exports import FORMATS, choose, describe, export
 from fourdgen.render import draw
@@ -17,7 +19,7 @@ from fourdgen.report import FourdgenError
 from fourdgen.scene import files
 from fourdgen.scene.adapt import Adapt
 from fourdgen.scene.entries import camera_of, moment_of, seconds_of
-from tests.toy import toy_scene
+from tests.toy import SIZE, toy_scene
 
 WORLD = Sim3(0.4, so3_exp(torch.tensor([0.3, -1.0, 0.2]).double()), torch.tensor([3.0, -2.0, 0.5]).double())
 
@@ -40,6 +42,31 @@ def test_exported_cameras_lead_back_to_the_scene(tmp_path: Path, world: Sim3 | N
         first = Sim3.from_matrix(torch.linalg.inv(entries[0].cam_from_input))
         there = world.apply(first.translation)  # the camera's centre, from the user's world into ours
         assert torch.allclose(there, scene.clips["a"].cameras.centers()[0].double(), atol=1e-5)
+
+
+def test_exported_cameras_name_pictures_that_are_there_and_no_others(tmp_path: Path) -> None:
+    scene = toy_scene()
+    export(scene, tmp_path / "cameras.json")
+    assert {entry.file_path for entry in read_camera_entries(tmp_path / "cameras.json")} == {""}
+    run = tmp_path / "scene.run" / "01-ingest"
+    clips = []
+    for clip in scene.clips.values():
+        for index in range(len(clip.seconds)):
+            write_picture(run, clip.name, "rgb", index, np.full((SIZE[1], SIZE[0], 3), 9, np.uint8))
+        clips.append(Clip(clip.name, "", SIZE, clip.seconds, clip.frame_ids))
+    save_capture(Capture(tuple(clips), run), run)
+    scene = replace(scene, run_folder=str(tmp_path / "scene.run"))
+    for place in (tmp_path, tmp_path / "elsewhere"):
+        export(scene, place / "cameras.json")
+        entries = read_camera_entries(place / "cameras.json")
+        pictures = [(place / entry.file_path).resolve() for entry in entries]
+        assert all(picture.is_file() for picture in pictures)
+        assert len(set(pictures)) == len(entries)
+    assert Path(read_camera_entries(tmp_path / "cameras.json")[0].file_path).parts[0] == "scene.run"  # can be moved
+    # The pictures of other frames than those that the scene has are not named.
+    short = {"b": replace(scene.clips["b"], frame_ids=scene.clips["b"].frame_ids + 1)}
+    export(replace(scene, clips=short, reference="b"), tmp_path / "b.json")
+    assert {entry.file_path for entry in read_camera_entries(tmp_path / "b.json")} == {""}
 
 
 def test_frame_numbers_between_frames() -> None:

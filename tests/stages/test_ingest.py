@@ -279,6 +279,19 @@ def test_without_network_weights_it_says_so_once(tmp_path: Path, monkeypatch: py
     assert "no mask weights" in error_of(asked, IngestConfig(masks="u2netp"))
 
 
+def test_masks_that_look_wrong_are_pointed_out_with_what_helps(tmp_path: Path) -> None:
+    """A subject that is mostly out of the picture: whatever cut it out, this is worth a look."""
+    frames = [np.roll(disc_picture(0), -30 + t, 1) for t in range(6)]
+    for picture in frames:
+        picture[:, 60:] = 255
+    video.write_video(tmp_path / "a.mp4", frames, 20)
+    _, listener = run(tmp_path, job(tmp_path, tmp_path / "a.mp4"))
+    (warning,) = listener.warnings
+    assert "run out of the picture" in warning
+    for word in ("--box X,Y,W,H", "--masks DIR", "check.png"):
+        assert word in warning
+
+
 def test_a_second_run_leaves_the_same_files(tmp_path: Path) -> None:
     asked = job(tmp_path, make_video(tmp_path / "a.mp4"))
     run(tmp_path, asked)

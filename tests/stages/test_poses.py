@@ -13,7 +13,7 @@ from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
 from fourdgen.data.records import Alignment, RootTrack
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3, rotation_angle_degrees
-from fourdgen.poses.accept import global_turn
+from fourdgen.poses.accept import global_turn, outlines_doubt
 from fourdgen.report import FourdgenError
 from fourdgen.stages import align, root_pose
 from fourdgen.workspace import Context, Job
@@ -115,7 +115,11 @@ def test_poses_of_a_turning_clip_with_an_empty_frame(tmp_path: Path) -> None:
     _same(align.STAGE.load(context.folder), aligned)
     small = root_pose.RootPoseConfig(side=40, surfels=400, effort=0.25, batch=4)
     context = _context(tmp_path, "root")
-    track = root_pose.STAGE.run(context, small, capture, aligned)
+    # Outlines that align found wanting are judged anew; what this stage cannot judge stays.
+    doubted = replace(aligned.clips["a"], accepted=False, reason=f"{outlines_doubt(0.5)}; its legs are lost")
+    track = root_pose.STAGE.run(context, small, capture, replace(aligned, clips={"a": doubted}))
+    assert (track.certain, track.reason) == (False, "a: its legs are lost")
+    assert context.report.warnings == ["the cameras are uncertain: a: its legs are lost"]  # type: ignore[attr-defined]
     root_pose.STAGE.save(track, context.folder)
     _same(root_pose.STAGE.load(context.folder), track)
     found, truth = track.clips["a"].cam_from_root[:, :3, :3], cameras.cam_from_world[:, :3, :3]

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
-from fourdgen.data.cameras_io import write_transforms_json
+from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
+from fourdgen.data.capture import load_capture, picture_path
+from fourdgen.report import FourdgenError
 from fourdgen.scene.entries import entries_of
 from fourdgen.scene.scene4d import Scene4D
 
+INGEST = "01-ingest"  # the folder of a run that holds the pictures
+
 
 def write(path: Path, scene: Scene4D) -> None:
-    """Writes the cameras in the user's coordinates when cameras were given, in the root frame when not."""
-    write_transforms_json(path, entries_of(scene))
+    """Writes the cameras in the user's coordinates when cameras were given, in the root frame when not.
+
+    `file_path` names the frame's picture in the run folder (straightened, of the camera's size) where it is there, and
+    is empty where it is not: `clip` and `frame` say which frame of the source is meant.
+    """
+    pictures = _pictures(scene)
+    write_transforms_json(path, [_named(entry, pictures, path.absolute().parent) for entry in entries_of(scene)])
+
+
+def _pictures(scene: Scene4D) -> dict[tuple[str, int], tuple[Path, tuple[int, int]]]:
+    """(clip, frame number) -> picture and its size (w, h), as far as the run folder has them."""
+    folder = Path(scene.run_folder) / INGEST
+    try:
+        capture = load_capture(folder)
+    except FourdgenError:
+        return {}
+    return {
+        (clip.name, int(number)): (picture_path(folder, clip.name, "rgb", index), clip.size)
+        for clip in capture.clips
+        for index, number in enumerate(clip.frame_ids.tolist())
+    }
+
+
+def _named(
+    entry: CameraEntry, pictures: dict[tuple[str, int], tuple[Path, tuple[int, int]]], beside: Path
+) -> CameraEntry:
+    picture, size = pictures.get((entry.clip or "", entry.frame or 0), (None, None))
+    if picture is None or size != entry.size or not picture.is_file():
+        return replace(entry, file_path="")
+    near = picture.is_relative_to(beside)  # then the two can be moved together
+    return replace(entry, file_path=os.path.relpath(picture, beside) if near else str(picture))
