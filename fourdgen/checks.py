@@ -17,6 +17,12 @@ _TRUTH_HINT = (
 )
 
 
+def scene_or_run(path: Path) -> None:
+    """Raises FourdgenError for what is neither a scene.ply nor a folder."""
+    if not path.is_dir():
+        ply.check(path)
+
+
 def output_file(path: Path) -> None:
     """Raises FourdgenError when a file cannot be written there: it is a folder, or its folder takes no files."""
     if path.is_dir():

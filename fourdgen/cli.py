@@ -262,6 +262,9 @@ def view(
       fourdgen view scene.run --port 9000
     """
     with speaking(json, "view") as report:
+        from fourdgen import checks
+
+        checks.scene_or_run(scene)
         from fourdgen.pipeline import pick_device
         from fourdgen.view import live
 

@@ -105,7 +105,12 @@ def plan(request: Request) -> Plan:
             return step()
         except FourdgenError as error:
             errors.append(error)
-            return None
+        except OSError as error:
+            if error.filename is None:
+                raise
+            reason = (error.strerror or str(error)).lower()
+            errors.append(FourdgenError(f"{error.filename}: cannot be read: {reason}", "check who may read it"))
+        return None
 
     job = job_of(request)
     attempt(lambda: _check_numbers(request))

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "assets" / "demo"
-VERBS = ("reconstruct", "render", "export", "eval", "status", "info", "doctor")
+VERBS = ("reconstruct", "render", "export", "view", "eval", "status", "info", "doctor")
 
 
 def fourdgen(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -172,6 +172,7 @@ def imported(*arguments: str | Path) -> tuple[str, subprocess.CompletedProcess[s
         ("eval", "none.ply", "--truth", "none"),
         ("eval", "SCENE", "--truth", "none"),
         ("status", "none.run"),
+        ("view", "none.ply"),
         ("reconstruct", "none.mp4"),
     ],
 )
@@ -190,7 +191,7 @@ def test_a_refusal_is_quick(arguments: tuple[str, ...], scene: Path, tmp_path: P
     [
         ("reconstruct", "NONE"), ("render", "NONE"), ("info", "NONE"), ("export", "NONE", "-o", "x.json"),
         ("eval", "NONE"), ("eval", "SCENE", "--truth", "NONE"), ("render", "SCENE", "--cameras", "NONE"),
-        ("status", "NONE"), ("reconstruct", DEMO / "a.mp4", "-p", "NONE"),
+        ("status", "NONE"), ("view", "NONE"), ("reconstruct", DEMO / "a.mp4", "-p", "NONE"),
         ("reconstruct", DEMO / "a.mp4", "--cameras", "NONE"), ("reconstruct", DEMO / "a.mp4", "--masks", "NONE"),
     ],
 )  # fmt: skip

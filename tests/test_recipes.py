@@ -75,3 +75,17 @@ def test_the_plan_of_the_demo(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     other = pipeline.plan(pipeline.Request(tuple(clips), tmp_path / "scene.ply", pipeline="fast", device="cpu", seed=1))
     assert {row.key for row in other.rows}.isdisjoint({row.key for row in planned.rows})
+
+
+def test_a_file_that_the_system_refuses_to_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read everything, so the refusal is made here."""
+
+    def refuse(name: str) -> None:
+        raise PermissionError(13, "Permission denied", name)
+
+    monkeypatch.setattr(pipeline.settings, "load_recipe", refuse)
+    request = pipeline.Request((tmp_path / "none.mp4",), tmp_path / "scene.ply", pipeline="r.toml", device="cpu")
+    with pytest.raises(FourdgenError) as caught:
+        pipeline.plan(request)
+    assert "r.toml: cannot be read: permission denied" in caught.value.message
+    assert "none.mp4: no such file or folder" in caught.value.message
