@@ -11,22 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fourdgen.playback import writers
+from fourdgen.playback.writers import Setup
 from fourdgen.report import FourdgenError, Reporter, Silent, table
 from fourdgen.scene import files
 from fourdgen.scene.adapt import Adapt, adapted
 from fourdgen.scene.adapt import check as check_adapt
-from fourdgen.scene.formats import cameras, html, sog, splats
 from fourdgen.scene.scene4d import Scene4D
-from fourdgen.scene.whole import whole_file
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a format may need besides the scene: whom to tell, and where to compute."""
-
-    report: Reporter = Silent()
-    device: str = "cpu"
-    placed: bool = False  # the user asked for axes, a scale or an origin
 
 
 @dataclass(frozen=True)
@@ -45,57 +36,35 @@ class Format:
     up: str = "-y"
 
 
-def _scene(path: Path, scene: Scene4D, setup: Setup) -> None:
-    files.write(path, scene)
-
-
-def _cameras(path: Path, scene: Scene4D, setup: Setup) -> None:
-    # Who places the scene wants the cameras that see it there, and not those of the coordinates that were given.
-    with whole_file(path) as part:
-        cameras.write(part, replace(scene, world_from_input=None) if setup.placed else scene)
-
-
-def _html(path: Path, scene: Scene4D, setup: Setup) -> None:
-    html.write(path, scene)
-
-
-def _3dgs(path: Path, scene: Scene4D, setup: Setup) -> None:
-    splats.write_3dgs(path, splats.at_moment(scene))
-
-
-def _sequence(path: Path, scene: Scene4D, setup: Setup) -> None:
-    splats.write_sequence(path, scene, setup.report)
-
-
-def _splat(path: Path, scene: Scene4D, setup: Setup) -> None:
-    splats.write_splat(path, splats.at_moment(scene))
-
-
-def _spz(path: Path, scene: Scene4D, setup: Setup) -> None:
-    splats.write_spz(path, splats.at_moment(scene))
-
-
-def _sog(path: Path, scene: Scene4D, setup: Setup) -> None:
-    sog.write(path, splats.at_moment(scene))
-
-
 ROOT_UP = "-y"
+_SURFACE = "softness, transparency, view-dependent colour; fine strands close up"
 _MOMENT = "all motion but one moment (--time)"
 FORMATS = (
-    Format("scene", ".ply", "the whole 4D asset, as reconstruct writes it", "nothing", _scene),
+    Format("scene", ".ply", "the whole 4D asset, as reconstruct writes it", "nothing", writers.write_scene),
     Format("cameras", ".json", "cameras of the input frames, nerfstudio layout with clip and frame",
-           "the asset: cameras only", _cameras),
+           "the asset: cameras only", writers.write_cameras),
     Format("html", ".html", "a page that plays the asset in a browser, offline",
-           "confidence, cameras; bytes for colour, 16 bits for rotation and size", _html, up=""),
-    Format("3dgs", None, "Gaussian splats of one moment in the layout of 3D Gaussian Splatting, .ply", _MOMENT, _3dgs),
+           "confidence, cameras; bytes for colour, 16 bits for rotation and size", writers.write_html, up=""),
+    Format("glb", ".glb", "a skinned mesh with an animation for each clip (glTF 2.0)",
+           f"{_SURFACE}; bones blend linearly (the difference is printed)", writers.write_glb, up="y"),
+    Format("usd", ".usdc", "the same as a UsdSkel mesh", f"{_SURFACE}; bones blend linearly",
+           writers.write_usd, up="y"),
+    Format("usdz", ".usdz", "the same in one package, for AR viewers", f"{_SURFACE}; bones blend linearly",
+           writers.write_usd, up="y"),
+    Format("obj-seq", "", "a folder with a mesh (OBJ) for every frame of one clip, same faces in all",
+           f"{_SURFACE}; all other clips", writers.write_obj_sequence, up="y"),
+    Format("mesh-seq", "", "the same as binary PLY", f"{_SURFACE}; all other clips",
+           writers.write_mesh_sequence, up="y"),
+    Format("3dgs", None, "Gaussian splats of one moment in the layout of 3D Gaussian Splatting, .ply", _MOMENT,
+           writers.write_gaussians),
     Format("ply-seq", "", "a folder with such a file for every frame of one clip",
-           "what lies between frames; all other clips", _sequence),
+           "what lies between frames; all other clips", writers.write_sequence),
     Format("splat", ".splat", "splats of one moment, 32 bytes each",
-           f"{_MOMENT}; view-dependent colour; bytes for colour, opacity and rotation", _splat),
+           f"{_MOMENT}; view-dependent colour; bytes for colour, opacity and rotation", writers.write_splat),
     Format("spz", ".spz", "splats of one moment, quantised and gzipped (Niantic)",
-           f"{_MOMENT}; bytes for all but positions and rotations; thinness below 5e-5", _spz),
+           f"{_MOMENT}; bytes for all but positions and rotations; thinness below 5e-5", writers.write_spz),
     Format("sog", ".sog", "splats of one moment, quantised in images (PlayCanvas)",
-           f"{_MOMENT}; 16-bit positions, bytes for all else", _sog),
+           f"{_MOMENT}; 16-bit positions, bytes for all else", writers.write_sog),
 )  # fmt: skip
 
 
@@ -143,5 +112,7 @@ def export(
     if row.up == "":
         adapt = replace(adapt, up=None)
     placed = bool(adapt.up or adapt.origin or adapt.scale != 1)
-    row.write(output, adapted(scene, adapt, row.up or ROOT_UP), Setup(report, device, placed))
+    row.write(
+        output, adapted(scene, adapt, row.up or ROOT_UP), Setup(report, device, placed, adapt.up or row.up or ROOT_UP)
+    )
     return output

@@ -1,0 +1,214 @@
+"""The surface of a scene as a mesh: depth drawn from all around the rest pose, fused into a distance field.
+
+Truncated signed distances are averaged over the views (Curless and Levoy 1996). Wherever a ray passes is outside, so
+what no view sees stays inside and the surface closes by itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fourdgen.geometry.camera import Cameras, intrinsics, look_at
+from fourdgen.render import Rasterizer, RenderOut, draw
+from fourdgen.report import FourdgenError, Reporter, Silent
+from fourdgen.scene.files import extent
+from fourdgen.scene.mesh import SkinnedMesh, compact, large_parts, skinned_like, surface_nets
+from fourdgen.scene.scene4d import Scene4D
+from fourdgen.scene.surfels import Surfels, refined, rgb_from_sh
+
+OUTLINES = 3  # views outside whose outlines a point must lie to be cut away: one or two may have a hole
+
+
+@dataclass(frozen=True)
+class SurfaceConfig:
+    """How fine the mesh is."""
+
+    cells: int = 128  # of the distance field along the longest side of the subject
+    views: int = 60  # directions from which depth is drawn
+    size: int = 384  # pixels of a view
+    reach: float = 5.0  # cells over which a measured depth says something
+    smallest: float = 0.02  # parts with less than this share of the largest part's faces are left out
+
+
+@torch.no_grad()
+def surface(
+    scene: Scene4D,
+    rasterizer: Rasterizer,
+    config: SurfaceConfig = SurfaceConfig(),  # frozen
+    report: Reporter = Silent(),
+) -> SkinnedMesh:
+    """The mesh of the canonical state, with colours, and skinning weights taken over from the surfels beside it.
+
+    Raises FourdgenError where the surfels are too thin or too clear to have a surface.
+    """
+    rest = replace(refined(scene.surfels), turned=None)
+    cameras, low, cell, shape = _around(rest, config)
+    grid = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij"), -1).reshape(-1, 3)
+    points = low + grid.float() * cell
+    total, weight = torch.zeros(len(points)), torch.zeros(len(points))
+    outlines = torch.full((OUTLINES, len(points)), -1.0)  # the largest distances outside an outline, in falling order
+    pictures = []
+    reach = config.reach * cell
+    for number in range(len(cameras)):
+        camera = cameras[number]
+        out = draw(rest, camera, rasterizer=rasterizer)
+        solid = (out.alpha[0] > 0.5) & (out.median[0] > 0)
+        depth = torch.where(solid, out.median[0], torch.inf)
+        pictures.append((out.rgb[0] / out.alpha[0, ..., None].clamp_min(1e-6), depth))
+        (ahead, slant, beside, z), inside = _looked_up(camera, points, depth, _slants(camera, out), _distances(solid))
+        # Distances to the surface's plane, not along the ray, and to the outline where the ray meets nothing: they
+        # are true near the surface, and what a grazing ray says does not outweigh what one from ahead says.
+        plane = ahead * slant
+        hit = ahead.isfinite() & (plane > -reach) & (ahead > -2 * reach)
+        missed = ~ahead.isfinite()
+        outline = beside * z / float(camera.K[0, 0, 0])  # signed: negative inside
+        value = torch.where(missed, outline, plane)
+        outside = torch.where(inside, (outline / reach).clamp(-1, 1), torch.full_like(outline, -1.0))
+        for rank in range(OUTLINES):
+            outlines[rank], outside = torch.maximum(outlines[rank], outside), torch.minimum(outlines[rank], outside)
+        measured = inside & (hit | missed)
+        total += torch.where(measured, (value / reach).clamp(-1, 1), torch.zeros_like(value))
+        weight += measured
+        report.emit("step", stage="surface", step=number + 1, total=len(cameras))
+    field = torch.where(weight > 0, total / weight.clamp_min(1), torch.full_like(total, -1.0))
+    field = field.reshape(shape)
+    hull = outlines[-1].reshape(shape)
+    level = _level(field, hull, low, cell, cameras, [depth.isfinite() for _, depth in pictures])
+    field = torch.maximum(field - level, hull)
+    nets, faces = surface_nets(field.numpy().astype(np.float64))
+    if len(faces) == 0:
+        raise FourdgenError("the surfels have no surface: they are too thin or too clear", "export splats instead")
+    nets, faces = compact(nets, large_parts(faces, len(nets), config.smallest))
+    vertices = (low + torch.from_numpy(nets).float() * cell).contiguous()
+    mesh = SkinnedMesh(vertices, torch.from_numpy(faces), torch.zeros_like(vertices))
+    ids, weights = skinned_like(rest, vertices)
+    colors = _colors(mesh, rest, cameras, pictures, cell)
+    return replace(mesh, colors=colors, bone_ids=ids, bone_weights=weights)
+
+
+def _around(surfels: Surfels, config: SurfaceConfig) -> tuple[Cameras, Float[Tensor, "3"], float, tuple[int, int, int]]:
+    """Cameras all around, and the field: its lowest corner, the size of a cell, and how many there are each way."""
+    center, radius = extent(surfels)
+    solid = (torch.sigmoid(surfels.opacity) > 0.1) & ((surfels.means - center).norm(dim=1) < 1.3 * radius)
+    points = surfels.means[solid] if bool(solid.any()) else surfels.means
+    size = float(surfels.log_scales.exp().median())
+    low, high = points.amin(0) - 2 * size, points.amax(0) + 2 * size
+    cell = float((high - low).max()) / config.cells
+    low, high = low - 3 * cell, high + 3 * cell
+    shape = tuple(int(n) for n in ((high - low) / cell).ceil() + 1)
+    middle, reach = 0.5 * (low + high), 0.5 * float((high - low).norm())
+    i = torch.arange(config.views) + 0.5
+    height, turn = 1 - 2 * i / config.views, math.pi * (1 + 5**0.5) * i  # a Fibonacci sphere
+    ring = (1 - height**2).sqrt()
+    directions = torch.stack([ring * turn.cos(), height, ring * turn.sin()], 1)
+    distance = 5 * reach  # far off, so that the rays are nearly parallel
+    fov = math.degrees(2 * math.asin(reach / distance))
+    picture = (config.size, config.size)
+    poses = look_at(directions * distance + middle, middle)
+    return (
+        Cameras(poses, intrinsics(fov, picture).expand(len(poses), 3, 3), picture),
+        low,
+        cell,
+        (shape[0], shape[1], shape[2]),
+    )
+
+
+def _level(
+    field: Float[Tensor, "x y z"],
+    hull: Float[Tensor, "x y z"],
+    low: Float[Tensor, "3"],
+    cell: float,
+    cameras: Cameras,
+    solid: list[Tensor],
+) -> float:
+    """The level of the field whose outlines agree best with those of the surfels (IoU over some views), the lowest of
+    those that are nearly as good.
+
+    Surfels are soft: half of a ray's light is lost only some way inside, so the level 0 is too thin.
+    """
+    scale = 2.0 / (torch.tensor(field.shape) - 1)
+    # A ray passes a level where field < level and hull < 0: where the field is 1 outside the hull, no level is passed.
+    volume = torch.where(hull < 0, field, torch.ones_like(field)).permute(2, 1, 0)[None, None]  # last axis first
+    levels = torch.linspace(-0.3, 0.9, 25)
+    both, either = torch.zeros(len(levels)), torch.zeros(len(levels))
+    w, h = cameras.size
+    y, x = torch.meshgrid(torch.arange(1, h, 3) + 0.5, torch.arange(1, w, 3) + 0.5, indexing="ij")
+    for number in range(0, len(cameras), max(1, len(cameras) // 8)):
+        camera = cameras[number]
+        rays = torch.stack([x, y, torch.ones_like(x)], -1) @ torch.linalg.inv(camera.K[0]).T
+        center = camera.centers()[0]
+        rays = rays @ camera.cam_from_world[0, :3, :3]
+        middle = float((low + 0.5 * cell * (torch.tensor(field.shape) - 1) - center).norm())
+        reach = 0.5 * cell * float(torch.tensor(field.shape).float().norm())
+        lowest = torch.ones_like(x)
+        for z in torch.arange(middle - reach, middle + reach, cell):
+            at = (center + rays * z - low) / cell * scale - 1
+            seen = torch.nn.functional.grid_sample(volume, at[None, None], padding_mode="border", align_corners=True)
+            lowest = torch.minimum(lowest, seen[0, 0, 0])
+        wanted = solid[number][1::3, 1::3]
+        inside = lowest[..., None] < levels
+        both += (inside & wanted[..., None]).sum((0, 1))
+        either += (inside | wanted[..., None]).sum((0, 1))
+    overlap = both / either.clamp_min(1)
+    return float(levels[(overlap >= overlap.max() - 0.003).nonzero()[0, 0]])
+
+
+def _slants(camera: Cameras, out: RenderOut) -> Float[Tensor, "h w"]:
+    """|cosine| between each pixel's surface and its ray, at least 0.1."""
+    w, h = camera.size
+    y, x = torch.meshgrid(torch.arange(h) + 0.5, torch.arange(w) + 0.5, indexing="ij")
+    rays = torch.stack([x, y, torch.ones_like(x)], -1) @ torch.linalg.inv(camera.K[0]).T
+    rays = torch.nn.functional.normalize(rays, dim=-1) @ camera.cam_from_world[0, :3, :3]
+    return (torch.nn.functional.normalize(out.normal[0], dim=-1) * rays).sum(-1).abs().clamp_min(0.1)
+
+
+def _distances(solid: Bool[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+    """Pixels from each pixel to the outline; negative inside."""
+    import cv2
+
+    outside, inside = (
+        torch.from_numpy(cv2.distanceTransform(part.to(torch.uint8).numpy(), cv2.DIST_L2, 5)) - 0.5
+        for part in (~solid, solid)
+    )
+    return torch.where(solid, -inside, outside)
+
+
+def _looked_up(
+    camera: Cameras, points: Float[Tensor, "n 3"], depth: Float[Tensor, "h w"], *pictures: Float[Tensor, "h w"]
+) -> tuple[list[Tensor], Bool[Tensor, "n"]]:
+    """How far each point lies before the depth of its pixel, what further pictures have there, and the point's own
+    depth; and whether it is in the picture."""
+    pixels, z = camera.project(points)
+    x, y = pixels[0].floor().long().unbind(-1)
+    inside = (x >= 0) & (x < camera.size[0]) & (y >= 0) & (y < camera.size[1]) & (z[0] > 0)
+    x, y = x.clamp(0, camera.size[0] - 1), y.clamp(0, camera.size[1] - 1)
+    return [depth[y, x] - z[0], *(picture[y, x] for picture in pictures), z[0]], inside
+
+
+def _colors(
+    mesh: SkinnedMesh, surfels: Surfels, cameras: Cameras, pictures: list[tuple[Tensor, Tensor]], cell: float
+) -> Float[Tensor, "v 3"]:
+    """Colours of the vertices: the mean of the pictures that see them, those that look straight at them first; of the
+    nearest surfel where none does."""
+    from scipy.spatial import cKDTree
+
+    normals = mesh.normals()
+    total, weight = torch.zeros_like(mesh.vertices), torch.zeros(len(mesh.vertices), 1)
+    for number, (rgb, depth) in enumerate(pictures):
+        camera = cameras[number]
+        (ahead, _), inside = _looked_up(camera, mesh.vertices, depth)
+        towards = torch.nn.functional.normalize(camera.centers()[0] - mesh.vertices, dim=1)
+        facing = (normals * towards).sum(1).clamp_min(0) ** 4
+        share = (facing * (inside & (ahead.abs() < 2 * cell)))[:, None]
+        x, y = camera.project(mesh.vertices)[0][0].floor().long().unbind(-1)
+        total += share * rgb[y.clamp(0, camera.size[1] - 1), x.clamp(0, camera.size[0] - 1)]
+        weight += share
+    _, nearest = cKDTree(surfels.means.numpy()).query(mesh.vertices.numpy())
+    beside = rgb_from_sh(surfels.sh[:, :1])[torch.from_numpy(nearest)]
+    return torch.where(weight > 1e-3, total / weight.clamp_min(1e-9), beside).clamp(0, 1)
