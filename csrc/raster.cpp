@@ -145,7 +145,20 @@ static void backward(Workspace &ws, const Scene &scene, const Images &images, co
 }
 
 extern "C" {
-int fourdgen_lanes() { return LANES; }
+// Multiply-adds that do not wait for each other, to measure what this machine can do at most. Returns the number of floating
+// point operations of one round.
+int fourdgen_fma(int64_t rounds) {
+  constexpr int CHAINS = 12;
+  Float a[CHAINS];
+  for (int i = 0; i < CHAINS; i++) a[i] = splat((float)i);
+  for (int64_t round = 0; round < rounds; round++) {
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++) a[i] = fma(a[i], splat(0.5f), splat(1.f));
+  }
+  float total = 0.f;
+  for (Float &v : a) total += sum(v);
+  return total < 0.f ? 0 : CHAINS * LANES * 2;  // never 0: the sum is used, so that the loop stays
+}
 Workspace *fourdgen_workspace_new() { return new Workspace; }
 void fourdgen_workspace_free(Workspace *ws) { delete ws; }
 

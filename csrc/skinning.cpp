@@ -1,5 +1,5 @@
 // Dual-quaternion linear blend skinning (Kavan et al. 2007), fused: softmax of logits, blend, and the motion of surfels.
-// Logits are bone-major [b, n], so that LANES surfels load as one vector.
+// Logits are given, bone-major [b, n] so that LANES surfels load as one vector, or those of Gaussian bones.
 #include <algorithm>
 #include <cstdint>
 
@@ -34,14 +34,57 @@ Float load_lane_row(const float *row, int count) {
   return load(t);
 }
 
+// Where the logits of LANES surfels come from. `gradient` takes the gradient of one of them.
+struct GivenLogits {
+  static constexpr int SUMS = 0;  // vectors of partial sums a bone needs
+  const float *logits;
+  float *to_logits;
+  int n;
+  int first = 0, count = 0;
+  void move_to(int i, int lanes, Vec3) { first = i, count = lanes; }
+  bool differentiable() const { return to_logits; }
+  Float operator()(int bone) const { return load_lane_row(logits + (size_t)bone * n + first, count); }
+  void gradient(int bone, Float v, Vec3 &, Float *) const {
+    float *row = to_logits + (size_t)bone * n + first;
+    if (count == LANES) return store(row, v);
+    alignas(64) float t[LANES];
+    store(t, v);
+    std::copy(t, t + count, row);
+  }
+};
+// -sum_k precision_k (p_k - center_k)^2
+struct GaussianBones {
+  static constexpr int SUMS = 6;  // of the centre, then of the precision
+  const float *centers, *precisions;  // [b 3]
+  Vec3 p = {};
+  void move_to(int, int, Vec3 points) { p = points; }
+  bool differentiable() const { return true; }
+  Float operator()(int bone) const {
+    const float *c = centers + bone * 3, *a = precisions + bone * 3;
+    const Float x = p.x - splat(c[0]), y = p.y - splat(c[1]), z = p.z - splat(c[2]);
+    return fnma(splat(a[2]) * z, z, fnma(splat(a[1]) * y, y, splat(-a[0]) * x * x));
+  }
+  void gradient(int bone, Float v, Vec3 &to_p, Float *sums) const {
+    const float *c = centers + bone * 3, *a = precisions + bone * 3;
+    const Float points[3] = {p.x, p.y, p.z};
+    Float *to[3] = {&to_p.x, &to_p.y, &to_p.z};
+    for (int k = 0; k < 3; k++) {
+      const Float away = points[k] - splat(c[k]), slope = splat(2.f * a[k]) * v * away;
+      *to[k] = *to[k] - slope;
+      sums[k] = sums[k] + slope;
+      sums[3 + k] = fnma(v * away, away, sums[3 + k]);
+    }
+  }
+};
+
 // The unit dual quaternion (r, d) of LANES surfels; `weight` gets the normalised weights, `signed_weight` those with signs.
 struct Blend {
   Float r[4], d[4], inverse_norm;
 };
-Blend blend(const float *logits, const Bones &bones, int n, int first, int count, Float *weight, Float *signed_weight) {
+template <class Logits> Blend blend(const Logits &logits, const Bones &bones, Float *weight, Float *signed_weight) {
   Float largest = splat(-INFINITY), pivot[4] = {splat(1.f), splat(0.f), splat(0.f), splat(0.f)};
   for (int b = 0; b < bones.count; b++) {
-    weight[b] = load_lane_row(logits + (size_t)b * n + first, count);
+    weight[b] = logits(b);
     if (bones.flips) {
       const Mask heavier = gt(weight[b], largest);
       for (int k = 0; k < 4; k++) pivot[k] = select(heavier, splat(bones.dual_quats[b * 8 + k]), pivot[k]);
@@ -88,22 +131,21 @@ int part_begin(int part, int n) {
   return (int)std::min<int64_t>(n, blocks * part / PARTS * LANES);
 }
 
-}  // namespace
-
-extern "C" {
-// logits [b n], dual_quats [b 8], means [n 3], quats [n 4] -> moved means and quats, and the blended rotation [n 4] or null.
-void fourdgen_skin_forward(const float *logits, const float *dual_quats, const float *means, const float *quats, int n, int b,
-                           float *out_means, float *out_quats, float *out_turned, int threads) {
+template <class Logits>
+void skin_forward(const Logits &given, const float *dual_quats, const float *means, const float *quats, int n, int b,
+                  float *out_means, float *out_quats, float *out_turned, int threads) {
   const Bones bones = prepare(dual_quats, b);
   parallel_for(PARTS, threads, [&](int part) {
-    Buffer<Float> scratch;
+    static thread_local Buffer<Float> scratch;
+    Logits logits = given;
     Float *weight = scratch.resize(2 * (size_t)b);
     for (int i = part_begin(part, n), end = part_begin(part + 1, n); i < end; i += LANES) {
       const int count = std::min(LANES, end - i);
-      const Blend s = blend(logits, bones, n, i, count, weight, weight + b);
       Float m[3], q[4];
       load_rows<3>(means, i, count, m);
       load_rows<4>(quats, i, count, q);
+      logits.move_to(i, count, {m[0], m[1], m[2]});
+      const Blend s = blend(logits, bones, weight, weight + b);
       const Vec3 u = {s.r[1], s.r[2], s.r[3]}, e = {s.d[1], s.d[2], s.d[3]}, p = {m[0], m[1], m[2]};
       const Float w = s.r[0], two = splat(2.f);
       const Vec3 t = cross(u, p) * two;
@@ -118,25 +160,30 @@ void fourdgen_skin_forward(const float *logits, const float *dual_quats, const f
   });
 }
 
-// Gradients of everything; `grad_turned` and any output may be null. The choice of signs has no gradient.
-void fourdgen_skin_backward(const float *logits, const float *dual_quats, const float *means, const float *quats, int n, int b,
-                            const float *grad_means, const float *grad_quats, const float *grad_turned, float *to_logits,
-                            float *to_dual_quats, float *to_means, float *to_quats, int threads) {
+// `to_logits` [b SUMS]: gradients of what the logits are made of, if they are.
+template <class Logits>
+void skin_backward(const Logits &given, const float *dual_quats, const float *means, const float *quats, int n, int b,
+                   const float *grad_means, const float *grad_quats, const float *grad_turned, float *to_dual_quats,
+                   float *to_logits, float *to_means, float *to_quats, int threads) {
+  constexpr int SUMS = 8 + Logits::SUMS;
   const Bones bones = prepare(dual_quats, b);
-  Buffer<Float> partial;
-  if (to_dual_quats) partial.resize((size_t)PARTS * b * 8);
+  const bool with_bones = to_dual_quats || Logits::SUMS > 0;
+  static thread_local Buffer<Float> kept;
+  Float *partial = with_bones ? kept.resize((size_t)PARTS * b * SUMS) : nullptr;
   parallel_for(PARTS, threads, [&](int part) {
-    Buffer<Float> scratch;
+    static thread_local Buffer<Float> scratch;
+    Logits logits = given;
     Float *weight = scratch.resize(3 * (size_t)b), *signed_weight = weight + b, *grad_weight = weight + 2 * b;
-    Float *sums = to_dual_quats ? partial.data() + (size_t)part * b * 8 : nullptr;
-    if (sums) std::fill(sums, sums + b * 8, splat(0.f));
+    Float *sums = with_bones ? partial + (size_t)part * b * SUMS : nullptr;
+    if (sums) std::fill(sums, sums + b * SUMS, splat(0.f));
     for (int i = part_begin(part, n), end = part_begin(part + 1, n); i < end; i += LANES) {
       const int count = std::min(LANES, end - i);
-      const Blend s = blend(logits, bones, n, i, count, weight, signed_weight);
       const Float zero = splat(0.f), two = splat(2.f);
       Float m[3], q[4], g[3], h[4], k[4] = {zero, zero, zero, zero};
       load_rows<3>(means, i, count, m);
       load_rows<4>(quats, i, count, q);
+      logits.move_to(i, count, {m[0], m[1], m[2]});
+      const Blend s = blend(logits, bones, weight, signed_weight);
       load_rows<3>(grad_means, i, count, g);
       load_rows<4>(grad_quats, i, count, h);
       if (grad_turned) load_rows<4>(grad_turned, i, count, k);
@@ -154,60 +201,89 @@ void fourdgen_skin_backward(const float *logits, const float *dual_quats, const 
       const Vec3 t = cross(u, p) * two, to_t = G * w + cross(G, u);
       Float to_w = dot(G, t) + two * dot(G, e);
       Vec3 to_u = cross(t, G) + cross(p, to_t) * two + (G * (zero - s.d[0]) + cross(e, G)) * two;
-      const Vec3 to_p = G + cross(to_t, u) * two, to_e = (G * w + cross(G, u)) * two;
+      Vec3 to_p = G + cross(to_t, u) * two;
+      const Vec3 to_e = (G * w + cross(G, u)) * two;
       const Float to_d0 = zero - two * dot(G, u);
       // the turned quaternion r q
       to_w = to_w + h[0] * q[0] + h[1] * q[1] + h[2] * q[2] + h[3] * q[3] + k[0];
       to_u.x = to_u.x - h[0] * q[1] + h[1] * q[0] - h[2] * q[3] + h[3] * q[2] + k[1];
       to_u.y = to_u.y - h[0] * q[2] + h[1] * q[3] + h[2] * q[0] - h[3] * q[1] + k[2];
       to_u.z = to_u.z - h[0] * q[3] - h[1] * q[2] + h[2] * q[1] + h[3] * q[0] + k[3];
-      if (to_means) {
-        const Float mean[3] = {to_p.x, to_p.y, to_p.z};
-        store_rows(to_means, 3, i, count, mean);
-      }
       if (to_quats) {
         const Float quat[4] = {w * h[0] + u.x * h[1] + u.y * h[2] + u.z * h[3], w * h[1] - u.x * h[0] + u.z * h[2] - u.y * h[3],
                                w * h[2] - u.y * h[0] - u.z * h[1] + u.x * h[3], w * h[3] - u.z * h[0] + u.y * h[1] - u.x * h[2]};
         store_rows(to_quats, 4, i, count, quat);
       }
-      if (!to_logits && !to_dual_quats) continue;
-      // through the division by the norm of the real part
-      const Float real[4] = {to_w, to_u.x, to_u.y, to_u.z}, dual[4] = {to_d0, to_e.x, to_e.y, to_e.z};
-      Float along = zero, mixed[8];
-      for (int j = 0; j < 4; j++) along = along + real[j] * s.r[j] + dual[j] * s.d[j];
-      for (int j = 0; j < 4; j++) {
-        mixed[j] = (real[j] - along * s.r[j]) * s.inverse_norm;
-        mixed[4 + j] = dual[j] * s.inverse_norm;
-      }
-      Float mean_grad = zero;
-      for (int bone = 0; bone < b; bone++) {
-        const float *dq = dual_quats + bone * 8;
-        Float a = zero;
-        for (int j = 0; j < 8; j++) a = fma(mixed[j], splat(dq[j]), a);
-        if (sums)
-          for (int j = 0; j < 8; j++) sums[bone * 8 + j] = fma(signed_weight[bone], mixed[j], sums[bone * 8 + j]);
-        grad_weight[bone] = a;
-        mean_grad = fma(signed_weight[bone], a, mean_grad);
-      }
-      if (!to_logits) continue;
-      for (int bone = 0; bone < b; bone++) {
-        const Float v = fma(signed_weight[bone], grad_weight[bone], zero - weight[bone] * mean_grad);
-        float *row = to_logits + (size_t)bone * n + i;
-        if (count == LANES) {
-          store(row, v);
-        } else {
-          alignas(64) float t[LANES];
-          store(t, v);
-          std::copy(t, t + count, row);
+      if (with_bones || logits.differentiable()) {
+        // through the division by the norm of the real part
+        const Float real[4] = {to_w, to_u.x, to_u.y, to_u.z}, dual[4] = {to_d0, to_e.x, to_e.y, to_e.z};
+        Float along = zero, mixed[8];
+        for (int j = 0; j < 4; j++) along = along + real[j] * s.r[j] + dual[j] * s.d[j];
+        for (int j = 0; j < 4; j++) {
+          mixed[j] = (real[j] - along * s.r[j]) * s.inverse_norm;
+          mixed[4 + j] = dual[j] * s.inverse_norm;
         }
+        Float mean_grad = zero;
+        for (int bone = 0; bone < b; bone++) {
+          const float *dq = dual_quats + bone * 8;
+          Float a = zero;
+          for (int j = 0; j < 8; j++) a = fma(mixed[j], splat(dq[j]), a);
+          if (sums)
+            for (int j = 0; j < 8; j++) sums[bone * SUMS + j] = fma(signed_weight[bone], mixed[j], sums[bone * SUMS + j]);
+          grad_weight[bone] = a;
+          mean_grad = fma(signed_weight[bone], a, mean_grad);
+        }
+        if (logits.differentiable())
+          for (int bone = 0; bone < b; bone++) {
+            const Float v = fma(signed_weight[bone], grad_weight[bone], zero - weight[bone] * mean_grad);
+            logits.gradient(bone, v, to_p, sums + bone * SUMS + 8);
+          }
+      }
+      if (to_means) {
+        const Float mean[3] = {to_p.x, to_p.y, to_p.z};
+        store_rows(to_means, 3, i, count, mean);
       }
     }
   });
-  if (!to_dual_quats) return;
-  for (int j = 0; j < b * 8; j++) {
-    float total = 0.f;
-    for (int part = 0; part < PARTS; part++) total += sum(partial.data()[(size_t)part * b * 8 + j]);
-    to_dual_quats[j] = total;
+  auto total = [&](int bone, int j) {
+    float t = 0.f;
+    for (int part = 0; part < PARTS; part++) t += sum(partial[((size_t)part * b + bone) * SUMS + j]);
+    return t;
+  };
+  for (int bone = 0; bone < b; bone++) {
+    if (to_dual_quats)
+      for (int j = 0; j < 8; j++) to_dual_quats[bone * 8 + j] = total(bone, j);
+    for (int j = 8; j < SUMS; j++) to_logits[bone * Logits::SUMS + j - 8] = total(bone, j);
   }
+}
+
+}  // namespace
+
+extern "C" {
+// logits [b n], dual_quats [b 8], means [n 3], quats [n 4] -> moved means and quats, and the blended rotation [n 4] or null.
+void fourdgen_skin_forward(const float *logits, const float *dual_quats, const float *means, const float *quats, int n, int b,
+                           float *out_means, float *out_quats, float *out_turned, int threads) {
+  skin_forward(GivenLogits{logits, nullptr, n}, dual_quats, means, quats, n, b, out_means, out_quats, out_turned, threads);
+}
+// Gradients of everything; `grad_turned` and any output may be null. The choice of signs has no gradient.
+void fourdgen_skin_backward(const float *logits, const float *dual_quats, const float *means, const float *quats, int n, int b,
+                            const float *grad_means, const float *grad_quats, const float *grad_turned, float *to_logits,
+                            float *to_dual_quats, float *to_means, float *to_quats, int threads) {
+  skin_backward(GivenLogits{logits, to_logits, n}, dual_quats, means, quats, n, b, grad_means, grad_quats, grad_turned,
+                to_dual_quats, nullptr, to_means, to_quats, threads);
+}
+// The same with Gaussian bones: centers [b 3] and precisions [b 3], 1 / extent^2.
+void fourdgen_skin_gaussian_forward(const float *centers, const float *precisions, const float *dual_quats, const float *means,
+                                    const float *quats, int n, int b, float *out_means, float *out_quats, float *out_turned,
+                                    int threads) {
+  skin_forward(GaussianBones{centers, precisions}, dual_quats, means, quats, n, b, out_means, out_quats, out_turned, threads);
+}
+// `to_bones` [b 6]: gradients of centers, then of precisions, of each bone.
+void fourdgen_skin_gaussian_backward(const float *centers, const float *precisions, const float *dual_quats, const float *means,
+                                     const float *quats, int n, int b, const float *grad_means, const float *grad_quats,
+                                     const float *grad_turned, float *to_bones, float *to_dual_quats, float *to_means,
+                                     float *to_quats, int threads) {
+  skin_backward(GaussianBones{centers, precisions}, dual_quats, means, quats, n, b, grad_means, grad_quats, grad_turned,
+                to_dual_quats, to_bones, to_means, to_quats, threads);
 }
 }

@@ -10,15 +10,15 @@
 
 namespace {
 
-constexpr int TAPS = 11, RADIUS = 5, STRIP = 64, RING = 16;
+constexpr int TAPS = 11, RADIUS = 5, STRIP = 128, RING = 16;
 constexpr float C1 = 0.0001f, C2 = 0.0009f;
 
 struct Window {
-  float g[TAPS];
+  float g[RADIUS + 1];  // the taps at distance 0, 1, ... from the middle
   Window() {
     double total = 0;
-    for (int i = 0; i < TAPS; i++) total += std::exp(-(i - RADIUS) * (i - RADIUS) / (2 * 1.5 * 1.5));
-    for (int i = 0; i < TAPS; i++) g[i] = (float)(std::exp(-(i - RADIUS) * (i - RADIUS) / (2 * 1.5 * 1.5)) / total);
+    for (int i = -RADIUS; i <= RADIUS; i++) total += std::exp(-i * i / (2 * 1.5 * 1.5));
+    for (int i = 0; i <= RADIUS; i++) g[i] = (float)(std::exp(-i * i / (2 * 1.5 * 1.5)) / total);
   }
 };
 
@@ -29,7 +29,7 @@ struct Job {
   float *grad;
 };
 
-// Rows of `width` floats, rounded up to whole vectors and with zeroed margins on both sides.
+// Rows of floats, rounded up to whole vectors and with margins of zeros on both sides.
 struct Rows {
   Rows(float *memory, int pitch) : memory(memory), pitch(pitch) {}
   float *operator()(int row) const { return memory + (size_t)((row + RING) % RING) * pitch + 2 * LANES; }
@@ -39,18 +39,29 @@ struct Rows {
 
 void blur_row(const float *from, float *to, int w, const Window &window) {
   for (int x = 0; x < w; x += LANES) {
-    Float a = splat(0.f);
-    for (int t = 0; t < TAPS; t++) a = fma(splat(window.g[t]), load(from + x + t - RADIUS), a);
+    Float a = splat(window.g[0]) * load(from + x);
+#pragma GCC unroll 5
+    for (int t = 1; t <= RADIUS; t++) a = fma(splat(window.g[t]), load(from + x - t) + load(from + x + t), a);
     store(to + x, a);
   }
 }
 
-Float blur_column(const Rows &rows, int y, int x, int h, const Window &window) {
-  Float a = splat(0.f);
-  for (int t = std::max(0, RADIUS - y), end = std::min(TAPS, h + RADIUS - y); t < end; t++)
-    a = fma(splat(window.g[t]), load(rows(y + t - RADIUS) + x), a);
-  return a;
-}
+// The blur down the rows around one row; rows outside the picture are `zeros`.
+struct Column {
+  Column(const Rows &rows, int y, int h, const float *zeros) {
+    for (int t = 0; t < TAPS; t++) {
+      const int row = y + t - RADIUS;
+      taps[t] = row < 0 || row >= h ? zeros : rows(row);
+    }
+  }
+  Float blur(int x, const Window &window) const {
+    Float a = splat(window.g[0]) * load(taps[RADIUS] + x);
+#pragma GCC unroll 5
+    for (int t = 1; t <= RADIUS; t++) a = fma(splat(window.g[t]), load(taps[RADIUS - t] + x) + load(taps[RADIUS + t] + x), a);
+    return a;
+  }
+  const float *taps[TAPS];
+};
 
 // A row, copied so that whole vectors may be read past its end: what lies there is 0.
 void copy_row(float *to, const float *from, int w, int padded) {
@@ -61,8 +72,13 @@ void copy_row(float *to, const float *from, int w, int padded) {
 void strip(const Job &job, int y0, int y1, double &l1_sum, double &ssim_sum) {
   const Window window;
   const int padded = (job.w + LANES - 1) / LANES * LANES, pitch = padded + 4 * LANES;
-  std::vector<float> memory((size_t)pitch * (RING * 8 + 8), 0.f);
-  float *next = memory.data();
+  static thread_local Buffer<float> memory;
+  constexpr int ROWS = RING * 8 + 9;
+  float *next = memory.resize((size_t)pitch * ROWS);
+  for (int row = 0; row < ROWS; row++) {
+    std::fill_n(next + (size_t)row * pitch, 2 * LANES, 0.f);
+    std::fill_n(next + (size_t)row * pitch + 2 * LANES + padded, 2 * LANES, 0.f);
+  }
   auto rows = [&](int count) {
     Rows r(next, pitch);
     next += (size_t)count * pitch;
@@ -72,6 +88,8 @@ void strip(const Job &job, int y0, int y1, double &l1_sum, double &ssim_sum) {
   const Rows d0_blur = rows(RING), d1_blur = rows(RING), d2_blur = rows(RING);
   float *line[8];
   for (float *&l : line) l = rows(1)(0);
+  float *zeros = rows(1)(0);
+  std::fill_n(zeros, padded, 0.f);
   const Float zero = splat(0.f), one = splat(1.f), two = splat(2.f);
   const int first = job.grad ? std::max(0, y0 - RADIUS) : y0, last = job.grad ? std::min(job.h, y1 + RADIUS) : y1;
   int blurred = std::max(0, first - RADIUS);
@@ -99,12 +117,12 @@ void strip(const Job &job, int y0, int y1, double &l1_sum, double &ssim_sum) {
     copy_row(line[0], job.image + (size_t)y * job.w, job.w, padded);
     copy_row(line[1], job.target + (size_t)y * job.w, job.w, padded);
     load_weight(y);
+    const Column d0(d0_blur, y, job.h, zeros), d1(d1_blur, y, job.h, zeros), d2(d2_blur, y, job.h, zeros);
     for (int x = 0; x < padded; x += LANES) {
       const Float a = load(line[0] + x), b = load(line[1] + x), difference = a - b;
       const Float step = splat(job.l1) * load(line[5] + x);
       const Float sign = select(gt(difference, zero), step, select(gt(zero, difference), zero - step, zero));
-      const Float s = blur_column(d0_blur, y, x, job.h, window) + two * a * blur_column(d1_blur, y, x, job.h, window) +
-                      b * blur_column(d2_blur, y, x, job.h, window);
+      const Float s = d0.blur(x, window) + two * a * d1.blur(x, window) + b * d2.blur(x, window);
       store(line[6] + x, fma(splat(-job.dssim), s, sign));
     }
     std::copy(line[6], line[6] + job.w, job.grad + (size_t)y * job.w);
@@ -116,10 +134,12 @@ void strip(const Job &job, int y0, int y1, double &l1_sum, double &ssim_sum) {
     copy_row(line[0], job.image + (size_t)y * job.w, job.w, padded);
     copy_row(line[1], job.target + (size_t)y * job.w, job.w, padded);
     Float ssim_row = zero, l1_row = zero;
+    const Column column_x(x_blur, y, job.h, zeros), column_y(y_blur, y, job.h, zeros), column_xx(xx_blur, y, job.h, zeros);
+    const Column column_yy(yy_blur, y, job.h, zeros), column_xy(xy_blur, y, job.h, zeros);
     for (int x = 0; x < padded; x += LANES) {
-      const Float mx = blur_column(x_blur, y, x, job.h, window), my = blur_column(y_blur, y, x, job.h, window);
-      const Float sx = blur_column(xx_blur, y, x, job.h, window) - mx * mx, sy = blur_column(yy_blur, y, x, job.h, window) - my * my;
-      const Float sxy = blur_column(xy_blur, y, x, job.h, window) - mx * my, weight = load(line[5] + x);
+      const Float mx = column_x.blur(x, window), my = column_y.blur(x, window);
+      const Float sx = column_xx.blur(x, window) - mx * mx, sy = column_yy.blur(x, window) - my * my;
+      const Float sxy = column_xy.blur(x, window) - mx * my, weight = load(line[5] + x);
       const Float a1 = two * mx * my + splat(C1), a2 = two * sxy + splat(C2);
       const Float b1 = one / (mx * mx + my * my + splat(C1)), b2 = one / (sx + sy + splat(C2)), b12 = b1 * b2;
       const Float ssim = a1 * a2 * b12;
@@ -156,12 +176,12 @@ double fourdgen_l1_dssim(const float *image, const float *target, const float *w
     if (grad) std::fill_n(grad, (size_t)c * h * w, 0.f);
     return 0;
   }
-  const int strips = (h + STRIP - 1) / STRIP;
+  const int strips = (h + STRIP - 1) / STRIP, rows = (h + strips - 1) / strips;
   const double scale = 1 / (c * total);
   std::vector<double> l1_sums(c * strips, 0.), ssim_sums(c * strips, 0.);
   parallel_for(c * strips, threads, [&](int item) {
     const size_t plane = (size_t)(item / strips) * h * w;
-    const int y0 = item % strips * STRIP, y1 = std::min(h, y0 + STRIP);
+    const int y0 = std::min(h, item % strips * rows), y1 = std::min(h, y0 + rows);
     const Job job{image + plane, target + plane, weight, w, h, (float)(l1 * scale), (float)(dssim * scale),
                   grad ? grad + plane : nullptr};
     strip(job, y0, y1, l1_sums[item], ssim_sums[item]);

@@ -11,7 +11,7 @@ import ctypes
 import functools
 import os
 import sysconfig
-from ctypes import POINTER, Structure, byref, c_double, c_float, c_int, c_int32, c_void_p
+from ctypes import POINTER, Structure, byref, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,9 +89,11 @@ def _load() -> ctypes.CDLL | str:
     try:
         _share_openmp()
         library = ctypes.CDLL(str(path))
+        _declare(library)
     except OSError as error:
         return f"{path.name} cannot be loaded: {error}"
-    _declare(library)
+    except AttributeError:
+        return f"{path.name} was built from other sources than these"
     return library
 
 
@@ -107,6 +109,11 @@ def _declare(library: ctypes.CDLL) -> None:
     library.fourdgen_skin_forward.restype = None
     library.fourdgen_skin_backward.argtypes = [c_void_p] * 4 + [c_int] * 2 + [c_void_p] * 7 + [c_int]
     library.fourdgen_skin_backward.restype = None
+    library.fourdgen_skin_gaussian_forward.argtypes = [c_void_p] * 5 + [c_int] * 2 + [c_void_p] * 3 + [c_int]
+    library.fourdgen_skin_gaussian_forward.restype = None
+    library.fourdgen_skin_gaussian_backward.argtypes = [c_void_p] * 5 + [c_int] * 2 + [c_void_p] * 7 + [c_int]
+    library.fourdgen_skin_gaussian_backward.restype = None
+    library.fourdgen_fma.argtypes = [c_int64]
     library.fourdgen_l1_dssim.argtypes = [c_void_p] * 3 + [c_int] * 3 + [c_float] * 2 + [c_void_p, c_int]
     library.fourdgen_l1_dssim.restype = c_double
 
@@ -233,7 +240,7 @@ class _Raster(torch.autograd.Function):
         inputs, (rgb, alpha, depth, median, normal, median_id, distortion) = saved[:7], saved[8:]
         images = _Images(*map(_address, (rgb, alpha, depth, median, normal, median_id, distortion)))
         kept = [None if g is None else g.contiguous() for g in grads[:6]]
-        out = [torch.zeros_like(x) if need else None for x, need in zip(inputs, ctx.needs_input_grad[1:], strict=True)]
+        out = [torch.empty_like(x) if need else None for x, need in zip(inputs, ctx.needs_input_grad[1:], strict=True)]
         _library().fourdgen_raster_backward(
             ctx.workspace.handle, byref(ctx.scene), byref(images), byref(_ImageGrads(*map(_address, kept))),
             byref(_SceneGrads(*map(_address, (*out, ctx.options.screen_grad)))),
@@ -292,6 +299,7 @@ class _Skin(torch.autograd.Function):
         )
         ctx.save_for_backward(*inputs)
         ctx.threads = threads
+        ctx.set_materialize_grads(False)
         return out_means, out_quats, out_turned
 
     @staticmethod
@@ -327,6 +335,58 @@ def skin(
     if [tuple(t.shape) for t in inputs[1:]] != [(bones, 8), (count, 3), (count, 4)]:
         raise ValueError(f"{bones} bones and {count} surfels expected, got {[tuple(t.shape) for t in inputs]}")
     out = _Skin.apply(_thread_count(threads), turned, *inputs)
+    return out if turned else out[:2]
+
+
+class _SkinGaussian(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, threads: int, turned: bool, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+        centers, _, _, means, quats = inputs
+        out_means, out_quats = torch.empty_like(means), torch.empty_like(quats)
+        out_turned = torch.empty_like(quats) if turned else None
+        outputs = map(_address, (out_means, out_quats, out_turned))
+        _library().fourdgen_skin_gaussian_forward(*map(_address, inputs), len(means), len(centers), *outputs, threads)
+        ctx.save_for_backward(*inputs)
+        ctx.threads = threads
+        ctx.set_materialize_grads(False)
+        return out_means, out_quats, out_turned
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        centers, _, _, means, quats = inputs = ctx.saved_tensors
+        grad_means, grad_quats, grad_turned = (None if g is None else g.contiguous() for g in grads)
+        grad_means = torch.zeros_like(means) if grad_means is None else grad_means
+        grad_quats = torch.zeros_like(quats) if grad_quats is None else grad_quats
+        to_bones = centers.new_empty(len(centers), 6)
+        out = [
+            torch.empty_like(x) if need else None for x, need in zip(inputs[2:], ctx.needs_input_grad[4:], strict=True)
+        ]
+        _library().fourdgen_skin_gaussian_backward(
+            *map(_address, inputs), len(means), len(centers),
+            *map(_address, (grad_means, grad_quats, grad_turned, to_bones, *out)), ctx.threads,
+        )  # fmt: skip
+        return (None, None, to_bones[:, :3], to_bones[:, 3:], *out)
+
+
+def skin_gaussian(
+    centers: Float[Tensor, "b 3"],
+    precisions: Float[Tensor, "b 3"],
+    dual_quats: Float[Tensor, "b 8"],
+    means: Float[Tensor, "n 3"],
+    quats: Float[Tensor, "n 4"],
+    turned: bool = False,
+    threads: int | None = None,
+) -> tuple[Tensor, ...]:
+    """`skin` with the logits of Gaussian bones, -sum_k precision_k (mean_k - center_k)^2, which are never stored.
+
+    `precisions` are 1 / extent^2. Gradients go to all five inputs.
+    """
+    inputs = [_ready(t) for t in (centers, precisions, dual_quats, means, quats)]
+    bones, count = len(centers), len(means)
+    if [tuple(t.shape) for t in inputs] != [(bones, 3), (bones, 3), (bones, 8), (count, 3), (count, 4)]:
+        raise ValueError(f"{bones} bones and {count} surfels expected, got {[tuple(t.shape) for t in inputs]}")
+    out = _SkinGaussian.apply(_thread_count(threads), turned, *inputs)
     return out if turned else out[:2]
 
 

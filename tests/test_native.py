@@ -153,6 +153,38 @@ def test_skinning_gradients_do_not_depend_on_threads_and_skip_what_is_not_asked(
         assert all(torch.equal(a, b) for a, b in zip(grads[0], other, strict=True))
 
 
+@pytest.mark.parametrize(("count", "surfels"), [(25, 1000), (3, 5), (1, 33), (70, 50)])
+def test_gaussian_bones_skin_as_their_logits_do(count: int, surfels: int) -> None:
+    _, dual_quats, means, quats = bones(count, surfels, 3)
+    g = torch.Generator().manual_seed(4)
+    centers = torch.randn(count, 3, generator=g, dtype=torch.float64)
+    precisions = torch.rand(count, 3, generator=g, dtype=torch.float64) * 3 + 0.1
+    exact = [t.requires_grad_(True) for t in (centers, precisions, dual_quats, means, quats)]
+    single = [t.detach().float().requires_grad_(True) for t in exact]
+    away = means[None] - centers[:, None]
+    truth = skin_in_torch(-(precisions[:, None] * away**2).sum(-1), dual_quats, means, quats)
+    ours = native.skin_gaussian(*single, turned=True)
+    randoms = [torch.randn(t.shape, generator=g) for t in truth]
+    for a, b in zip(truth, ours, strict=True):
+        assert float((a - b).detach().abs().max()) < 1e-5
+    want = torch.autograd.grad(truth, exact, [r.double() for r in randoms])
+    got = torch.autograd.grad(ours, single, randoms)
+    for a, b in zip(want, got, strict=True):
+        assert float((a - b).norm()) <= 1e-5 * float(a.norm()) + 1e-9
+
+
+def test_gradients_of_gaussian_bones_do_not_depend_on_threads() -> None:
+    _, dual_quats, means, quats = (t.float() for t in bones(25, 1000, 2))
+    grads = []
+    for threads in (1, 2, 3):
+        centers, precisions = means[:25].clone().requires_grad_(True), torch.ones(25, 3, requires_grad=True)
+        leaves = [centers, precisions, dual_quats.clone().requires_grad_(True), means.clone().requires_grad_(True)]
+        moved, _ = native.skin_gaussian(*leaves, quats, threads=threads)
+        grads.append(torch.autograd.grad(moved.square().sum(), leaves))
+    for other in grads[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(grads[0], other, strict=True))
+
+
 def test_skinning_refuses_wrong_shapes() -> None:
     logits, dual_quats, means, quats = (t.float() for t in bones(4, 6, 0))
     with pytest.raises(ValueError, match="expected"):
