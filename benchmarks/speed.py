@@ -3,8 +3,8 @@
     python benchmarks/speed.py [--json FILE] [--prototype DIR] [--opensplat DIR]
 
 Every call and its peers take turns, and the least time over all turns counts: what else the machine does can only add.
-Times of one thread are CPU time of the process, of two threads wall time. `--prototype` and `--opensplat` are sources of
-other rasterizers, compiled in a temporary folder (OpenSplat is under the AGPL: bring your own).
+Times of one thread are CPU time of the process, of two threads wall time. `--prototype` and `--opensplat` are sources
+of other rasterizers, compiled in a temporary folder (OpenSplat is under the AGPL: bring your own).
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from fourdgen.geometry.camera import Cameras, look_at
 from fourdgen.geometry.transforms import quat_from_matrix
 from fourdgen.render import tiled
 from fourdgen.render.cpu import CpuRasterizer
-from fourdgen.scene.bones import BoneMotion, ClipTime, skin
+from fourdgen.scene.bones import BoneMotion, ClipTime
 from fourdgen.scene.surfels import rgb_from_sh, sh_from_rgb
 
 FLOPS_PER_PAIR = 58 + 105  # multiplications and additions of one surfel at one pixel, forward and backward, by hand
 BONES = 25
+BOTH = " forward+backward"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Case:
 
 
 def sphere(count: int, size: int, sigma: tuple[float, float], views: int = 1, seed: int = 0) -> Case:
-    """`sigma`: standard deviations in pixels, drawn evenly between two. With several views, means and quats are per view."""
+    """`sigma`: standard deviations in pixels, drawn evenly. Several views have their own means and quats."""
     g = torch.Generator().manual_seed(seed)
 
     def randn(*shape: int) -> Tensor:
@@ -100,7 +101,7 @@ def calls(peer: Any, case: Case, threads: int) -> dict[str, Callable[[], object]
         pictures = peer.draw(case, threads)
         return torch.autograd.grad(pictures, case.leaves, case.grads[: len(pictures)], allow_unused=True)
 
-    return {f"{peer.name} forward": forward, f"{peer.name} forward+backward": both}
+    return {f"{peer.name} forward": forward, f"{peer.name}{BOTH}": both}
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ class Times:
 
 
 def take_turns(functions: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Times]:
-    """Least times over as many turns as fit, at least five. Two calls at a time: the second finds the caches its own."""
-    best = {name: (math.inf, math.inf) for name in functions}
+    """Least times over as many turns as fit, at least five. Two calls each: the second finds the caches its own."""
+    best = dict.fromkeys(functions, (math.inf, math.inf))
     for function in functions.values():
         function()
     begin, turns = time.perf_counter(), 0
@@ -196,7 +197,7 @@ class Step:
     def skinned(self) -> tuple[Tensor, Tensor]:
         p, motion = self.model.p, self.model.motion
         bones = motion.dual_quats("a", torch.tensor([0.4]))
-        means, quats, _ = skin(motion.skin_logits(p["means"]), bones[0], p["means"], p["quats"])
+        means, quats, _ = motion.carried(bones[0], p["means"], p["quats"])
         return means, quats
 
     def __call__(self) -> None:
@@ -213,6 +214,8 @@ class Step:
     def parts(self, case: Case, threads: int) -> dict[str, Callable[[], object]]:
         """The step, and what it consists of, each by itself with gradients of the same tensors."""
         image = torch.rand(3, *case.size).requires_grad_(True)
+        motion, p = self.model.motion, self.model.p
+        moving = [p["means"], p["quats"], motion.centers, motion.log_extents, motion.code, *motion.net.parameters()]
         grad_means, grad_quats = torch.randn_like(case.leaves[0]), torch.randn_like(case.leaves[1])
 
         def draw() -> object:
@@ -220,13 +223,20 @@ class Step:
             return torch.autograd.grad([rgb, alpha], case.leaves, [case.grads[0], case.grads[3]])
 
         def move() -> object:
-            return torch.autograd.backward(self.skinned(), [grad_means, grad_quats])
+            return torch.autograd.grad(self.skinned(), moving, [grad_means, grad_quats])
 
         def loss() -> object:
             return torch.autograd.grad(photometric(image, self.target, None, 0.2), image)
 
+        tensors = [t for group in self.model.optimizer.param_groups for t in group["params"]]
+
         def adam() -> None:
+            for t in tensors:
+                t.grad = grads[t]
             self.model.optimizer.step()
+            self.model.optimizer.zero_grad(set_to_none=True)
+
+        grads = {t: torch.randn_like(t) for t in tensors}
 
         return {"step": self, "rasterizer, same gradients": draw, "skinning": move, "L1 + D-SSIM": loss, "Adam": adam}
 
@@ -256,7 +266,7 @@ def inside_kernels(names: tuple[str, ...]) -> Any:
 
 
 def sharing(step: Step, draw: Callable[[], object], threads: int, seconds: float) -> float:
-    """How much longer the rasterizer's kernels take within a training step than by themselves, with the same gradients."""
+    """How much longer the rasterizer's kernels take within a training step than alone, with the same gradients."""
     names = ("fourdgen_raster_forward", "fourdgen_raster_backward")
     best = {"step": [math.inf, math.inf], "alone": [math.inf, math.inf]}
     with torch_threads(threads), inside_kernels(names) as spent:
@@ -272,7 +282,8 @@ def sharing(step: Step, draw: Callable[[], object], threads: int, seconds: float
 
 SMALL = (0.6, 1.5)
 SCENES = (  # surfels, side of the picture, standard deviations in pixels: small surfels, then training scenes
-    (20_000, 256, SMALL), (50_000, 512, SMALL), (10_000, 256, (0.8, 1.2)), (5_000, 128, (0.8, 1.2)), (2_000, 64, (0.8, 1.2)),
+    (20_000, 256, SMALL), (50_000, 512, SMALL),
+    (10_000, 256, (0.8, 1.2)), (5_000, 128, (0.8, 1.2)), (2_000, 64, (0.8, 1.2)),
     (10_000, 256, (1.6, 2.2)), (5_000, 128, (1.6, 2.2)), (2_000, 64, (1.6, 2.2)),
     (10_000, 256, (3.5, 5.5)), (5_000, 128, (3.5, 5.5)), (2_000, 64, (3.5, 5.5)),
 )  # fmt: skip
@@ -288,15 +299,13 @@ def table_of_scenes(peers: list[Any], seconds: float) -> list[dict[str, Any]]:
         assert drawn.pixels is not None
         covered = float(drawn.pixels.sum())
         one, two = measured(peers, case, 1, seconds), measured(peers, case, 2, seconds)
-        ours = one["fourdgen forward+backward"]
+        ours, ours_2t = one[f"fourdgen{BOTH}"], two[f"fourdgen{BOTH}"]
         row = {
             "surfels": count, "side": size, "px_per_surfel": covered / max(int((drawn.pixels > 0).sum()), 1),
-            "ms_1t": ours.cpu, "ms_2t": two["fourdgen forward+backward"].wall,
-            "speedup": ours.wall / two["fourdgen forward+backward"].wall, "ns_per_px": 1e6 * ours.cpu / covered,
-            "peers_1t": {p.name: one[f"{p.name} forward+backward"].cpu / ours.cpu for p in peers[1:]},
-            "peers_2t": {
-                p.name: two[f"{p.name} forward+backward"].wall / two["fourdgen forward+backward"].wall for p in peers[1:]
-            },
+            "ms_1t": ours.cpu, "ms_2t": ours_2t.wall,
+            "speedup": ours.wall / ours_2t.wall, "ns_per_px": 1e6 * ours.cpu / covered,
+            "peers_1t": {p.name: one[f"{p.name}{BOTH}"].cpu / ours.cpu for p in peers[1:]},
+            "peers_2t": {p.name: two[f"{p.name}{BOTH}"].wall / ours_2t.wall for p in peers[1:]},
         }  # fmt: skip
         rows.append(row)
         others = ", ".join(f"{k} {v:.2f} / {row['peers_2t'][k]:.2f}" for k, v in row["peers_1t"].items())
@@ -326,7 +335,7 @@ def main() -> None:
     two = measured(peers, case, 2, given.seconds)
     one = measured(peers, case, 1, given.seconds)
     batch_two, batch_one = measured(peers[:1], batch, 2, given.seconds), measured(peers[:1], batch, 1, given.seconds)
-    both = "fourdgen forward+backward"
+    both = f"fourdgen{BOTH}"
     figures |= {
         "raster_fwd_ms_1t": one["fourdgen forward"].cpu,
         "raster_fwd_bwd_ms_1t": one[both].cpu,
@@ -336,10 +345,10 @@ def main() -> None:
         "speedup_batch2_2t": batch_one[both].wall / batch_two[both].wall,
     }
     if given.prototype:
-        figures["prototype_fwd_bwd_ms_1t"] = one["prototype forward+backward"].cpu
-        figures["prototype_fwd_bwd_ms_2t"] = two["prototype forward+backward"].wall
-        figures["vs_prototype_1t"] = one[both].cpu / one["prototype forward+backward"].cpu
-        figures["vs_prototype_2t"] = two[both].wall / two["prototype forward+backward"].wall
+        figures["prototype_fwd_bwd_ms_1t"] = one[f"prototype{BOTH}"].cpu
+        figures["prototype_fwd_bwd_ms_2t"] = two[f"prototype{BOTH}"].wall
+        figures["vs_prototype_1t"] = one[both].cpu / one[f"prototype{BOTH}"].cpu
+        figures["vs_prototype_2t"] = two[both].wall / two[f"prototype{BOTH}"].wall
     figures["pairs"] = count_pairs(case)
     figures["floor_ms_1t"], figures["peak_gflops_1t"] = floor(figures["pairs"])
     figures["vs_floor_1t"] = one[both].cpu / figures["floor_ms_1t"]

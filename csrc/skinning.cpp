@@ -2,6 +2,7 @@
 // Logits are given, bone-major [b, n] so that LANES surfels load as one vector, or those of Gaussian bones.
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 
 #include "parallel.h"
 #include "simd.h"
@@ -131,6 +132,21 @@ int part_begin(int part, int n) {
   return (int)std::min<int64_t>(n, blocks * part / PARTS * LANES);
 }
 
+// What a unit dual quaternion (r, d) makes of LANES surfels, written.
+void move_and_store(const Float *r, const Float *d, const Float *m, const Float *q, int i, int count, float *out_means,
+                    float *out_quats, float *out_turned) {
+  const Vec3 u = {r[1], r[2], r[3]}, e = {d[1], d[2], d[3]}, p = {m[0], m[1], m[2]};
+  const Float w = r[0], two = splat(2.f);
+  const Vec3 t = cross(u, p) * two;
+  const Vec3 moved = p + t * w + cross(u, t) + (e * w + u * (splat(0.f) - d[0]) + cross(u, e)) * two;
+  const Float mean[3] = {moved.x, moved.y, moved.z};
+  const Float quat[4] = {w * q[0] - u.x * q[1] - u.y * q[2] - u.z * q[3], w * q[1] + u.x * q[0] + u.y * q[3] - u.z * q[2],
+                         w * q[2] - u.x * q[3] + u.y * q[0] + u.z * q[1], w * q[3] + u.x * q[2] - u.y * q[1] + u.z * q[0]};
+  store_rows(out_means, 3, i, count, mean);
+  store_rows(out_quats, 4, i, count, quat);
+  if (out_turned) store_rows(out_turned, 4, i, count, r);
+}
+
 template <class Logits>
 void skin_forward(const Logits &given, const float *dual_quats, const float *means, const float *quats, int n, int b,
                   float *out_means, float *out_quats, float *out_turned, int threads) {
@@ -146,16 +162,7 @@ void skin_forward(const Logits &given, const float *dual_quats, const float *mea
       load_rows<4>(quats, i, count, q);
       logits.move_to(i, count, {m[0], m[1], m[2]});
       const Blend s = blend(logits, bones, weight, weight + b);
-      const Vec3 u = {s.r[1], s.r[2], s.r[3]}, e = {s.d[1], s.d[2], s.d[3]}, p = {m[0], m[1], m[2]};
-      const Float w = s.r[0], two = splat(2.f);
-      const Vec3 t = cross(u, p) * two;
-      const Vec3 moved = p + t * w + cross(u, t) + (e * w + u * (splat(0.f) - s.d[0]) + cross(u, e)) * two;
-      const Float mean[3] = {moved.x, moved.y, moved.z};
-      const Float quat[4] = {w * q[0] - u.x * q[1] - u.y * q[2] - u.z * q[3], w * q[1] + u.x * q[0] + u.y * q[3] - u.z * q[2],
-                             w * q[2] - u.x * q[3] + u.y * q[0] + u.z * q[1], w * q[3] + u.x * q[2] - u.y * q[1] + u.z * q[0]};
-      store_rows(out_means, 3, i, count, mean);
-      store_rows(out_quats, 4, i, count, quat);
-      if (out_turned) store_rows(out_turned, 4, i, count, s.r);
+      move_and_store(s.r, s.d, m, q, i, count, out_means, out_quats, out_turned);
     }
   });
 }
@@ -285,5 +292,43 @@ void fourdgen_skin_gaussian_backward(const float *centers, const float *precisio
                                      float *to_quats, int threads) {
   skin_backward(GaussianBones{centers, precisions}, dual_quats, means, quats, n, b, grad_means, grad_quats, grad_turned,
                 to_dual_quats, to_bones, to_means, to_quats, threads);
+}
+// Forward only: surfels that name `k` bones each, ids [n k] and weights [n k]. Signs follow the first heaviest bone. Returns
+// how many ids name none of the `b` bones; the results are then of no use.
+int fourdgen_skin_sparse(const int32_t *ids, const float *weights, int k, const float *dual_quats, int b, const float *means,
+                         const float *quats, int n, float *out_means, float *out_quats, float *out_turned, int threads) {
+  int unknown[PARTS] = {};
+  parallel_for(PARTS, threads, [&](int part) {
+    auto bone_of = [&](int32_t id) {
+      const bool known = id >= 0 && id < b;
+      unknown[part] += !known;
+      return dual_quats + (known ? id : 0) * 8;
+    };
+    for (int i = part_begin(part, n), end = part_begin(part + 1, n); i < end; i += LANES) {
+      const int count = std::min(LANES, end - i);
+      alignas(64) float lanes[8][LANES];
+      for (int j = 0; j < LANES; j++) {
+        const size_t surfel = i + std::min(j, count - 1);
+        const int32_t *id = ids + surfel * k;
+        const float *weight = weights + surfel * k, *pivot = bone_of(id[std::max_element(weight, weight + k) - weight]);
+        float mixed[8] = {};
+        for (int bone = 0; bone < k; bone++) {
+          const float *dq = bone_of(id[bone]);
+          const float agree = pivot[0] * dq[0] + pivot[1] * dq[1] + pivot[2] * dq[2] + pivot[3] * dq[3];
+          const float w = agree < 0.f ? -weight[bone] : weight[bone];
+          for (int q = 0; q < 8; q++) mixed[q] += w * dq[q];
+        }
+        for (int q = 0; q < 8; q++) lanes[q][j] = mixed[q];
+      }
+      Float r[4], d[4], m[3], q[4], norm2 = splat(0.f);
+      for (int a = 0; a < 4; a++) r[a] = load(lanes[a]), d[a] = load(lanes[4 + a]), norm2 = fma(r[a], r[a], norm2);
+      const Float inverse_norm = splat(1.f) / sqrt(max(norm2, splat(1e-18f)));
+      for (int a = 0; a < 4; a++) r[a] = r[a] * inverse_norm, d[a] = d[a] * inverse_norm;
+      load_rows<3>(means, i, count, m);
+      load_rows<4>(quats, i, count, q);
+      move_and_store(r, d, m, q, i, count, out_means, out_quats, out_turned);
+    }
+  });
+  return std::accumulate(unknown, unknown + PARTS, 0);
 }
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -113,6 +113,11 @@ def _declare(library: ctypes.CDLL) -> None:
     library.fourdgen_skin_gaussian_forward.restype = None
     library.fourdgen_skin_gaussian_backward.argtypes = [c_void_p] * 5 + [c_int] * 2 + [c_void_p] * 7 + [c_int]
     library.fourdgen_skin_gaussian_backward.restype = None
+    library.fourdgen_skin_sparse.argtypes = [
+        c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_int,
+    ]  # fmt: skip
+    library.fourdgen_opaque_bytes.argtypes = [c_void_p] * 3 + [c_int] * 2 + [c_void_p, c_int]
+    library.fourdgen_opaque_bytes.restype = None
     library.fourdgen_fma.argtypes = [c_int64]
     library.fourdgen_l1_dssim.argtypes = [c_void_p] * 3 + [c_int] * 3 + [c_float] * 2 + [c_void_p, c_int]
     library.fourdgen_l1_dssim.restype = c_double
@@ -121,6 +126,11 @@ def _declare(library: ctypes.CDLL) -> None:
 def available() -> bool:
     """Whether the compiled kernels can be used."""
     return isinstance(_load(), ctypes.CDLL)
+
+
+def serves(tensor: Tensor) -> bool:
+    """Whether the compiled kernels can be used on a tensor: they can, and it is in main memory."""
+    return tensor.device.type == "cpu" and available()
 
 
 def why_not() -> str:
@@ -388,6 +398,54 @@ def skin_gaussian(
         raise ValueError(f"{bones} bones and {count} surfels expected, got {[tuple(t.shape) for t in inputs]}")
     out = _SkinGaussian.apply(_thread_count(threads), turned, *inputs)
     return out if turned else out[:2]
+
+
+def skin_sparse(
+    ids: Int[Tensor, "n k"],
+    weights: Float[Tensor, "n k"],
+    dual_quats: Float[Tensor, "b 8"],
+    means: Float[Tensor, "n 3"],
+    quats: Float[Tensor, "n 4"],
+    threads: int | None = None,
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"], Float[Tensor, "n 4"]]:
+    """Means, quats and the rotation of surfels that name k bones each, without gradients.
+
+    The same as `scene.motion.blend_dual_quats` and `apply_blend`. Raises ValueError for a bone that is not there.
+    """
+    inputs = [_ready(t.detach()) for t in (weights, dual_quats, means, quats)]
+    ids = ids.to(torch.int32).contiguous()
+    count, kept = ids.shape
+    if [tuple(t.shape) for t in inputs] != [(count, kept), (len(dual_quats), 8), (count, 3), (count, 4)]:
+        raise ValueError(f"{count} surfels of {kept} bones expected, got {[tuple(t.shape) for t in inputs]}")
+    if count and kept == 0:
+        raise ValueError("surfels without bones cannot be moved by them")
+    out = torch.empty_like(inputs[2]), torch.empty_like(inputs[3]), torch.empty_like(inputs[3])
+    weights, dual_quats, means, quats = inputs
+    unknown = _library().fourdgen_skin_sparse(
+        _address(ids), _address(weights), kept, _address(dual_quats), len(dual_quats), _address(means),
+        _address(quats), count, *map(_address, out), _thread_count(threads),
+    )  # fmt: skip
+    if unknown:
+        raise ValueError(f"bones must be 0 to {len(dual_quats) - 1}; {unknown} numbers are not")
+    return out
+
+
+def opaque_bytes(
+    rgb: Float[Tensor, "3 h w"],
+    alpha: Float[Tensor, "h w"],
+    background: Float[Tensor, "3"],
+    threads: int | None = None,
+) -> UInt8[Tensor, "h w 3"]:
+    """A drawing (colours multiplied by alpha) before a background, as bytes."""
+    rgb, alpha, background = (_ready(t.detach()) for t in (rgb, alpha, background))
+    height, width = alpha.shape
+    if tuple(rgb.shape) != (3, height, width) or tuple(background.shape) != (3,):
+        raise ValueError(f"shapes do not match: {tuple(rgb.shape)}, {tuple(alpha.shape)}, {tuple(background.shape)}")
+    out = torch.empty(height, width, 3, dtype=torch.uint8)
+    _library().fourdgen_opaque_bytes(
+        *map(_address, (rgb, alpha, background)), height, width, _address(out), _thread_count(threads)
+    )
+    return out
 
 
 class _L1Dssim(torch.autograd.Function):

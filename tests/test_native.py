@@ -72,6 +72,19 @@ def test_every_build_gives_the_same_with_one_openmp_runtime(tmp_path: Path) -> N
             torch.testing.assert_close(a, b, atol=1e-3 * float(a.norm()), rtol=0)
 
 
+def test_a_build_of_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def older(library: object) -> None:
+        raise AttributeError("undefined symbol")
+
+    monkeypatch.setattr(native, "_declare", older)
+    native._load.cache_clear()
+    try:
+        assert "other sources" in native.why_not()
+    finally:
+        monkeypatch.undo()
+        native._load.cache_clear()
+
+
 def test_a_missing_build_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOURDGEN_ISA", "nonsense")
     native._load.cache_clear()
@@ -183,6 +196,39 @@ def test_gradients_of_gaussian_bones_do_not_depend_on_threads() -> None:
         grads.append(torch.autograd.grad(moved.square().sum(), leaves))
     for other in grads[1:]:
         assert all(torch.equal(a, b) for a, b in zip(grads[0], other, strict=True))
+
+
+@pytest.mark.parametrize(("surfels", "kept"), [(100, 4), (37, 1), (5, 6)])
+def test_sparse_skinning_is_that_of_torch(surfels: int, kept: int) -> None:
+    logits, dual_quats, means, quats = (t.float() for t in bones(12, surfels, 5))
+    weights, ids = torch.softmax(logits, 0).T.topk(kept, dim=1)
+    weights = weights / weights.sum(1, keepdim=True)
+    blank = Surfels(means, quats, means[:, :2], means[:, 0], means[:, None], means[:, 0])
+    truth = apply_blend(blank, blend_dual_quats(dual_quats[ids], weights))
+    moved = native.skin_sparse(ids, weights, dual_quats, means, quats)
+    for a, b in zip((truth.means, truth.quats, truth.turned), moved, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5)
+
+
+def test_sparse_skinning_refuses_bones_that_are_not_there() -> None:
+    _, dual_quats, means, quats = (t.float() for t in bones(4, 6, 0))
+    ids = torch.zeros(6, 2, dtype=torch.int32)
+    ids[5, 1] = 4
+    with pytest.raises(ValueError, match="0 to 3"):
+        native.skin_sparse(ids, torch.full((6, 2), 0.5), dual_quats, means, quats)
+
+
+def test_bytes_of_a_drawing() -> None:
+    g = torch.Generator().manual_seed(0)
+    alpha = torch.rand(35, 53, generator=g)
+    alpha[3] = 0
+    straight = 1.3 * torch.rand(3, 35, 53, generator=g)  # colours above 1 are cut before they are mixed
+    background = torch.tensor([0.2, 1.0, 0.0])
+    mixed = straight.clamp(0, 1) * alpha + background[:, None, None] * (1 - alpha)
+    ours = native.opaque_bytes(straight * alpha, alpha, background)
+    want = (mixed * 255).round().byte().permute(1, 2, 0)
+    assert float((ours.int() - want.int()).abs().max()) <= 1  # a tie may round either way
+    assert float((ours == want).float().mean()) > 0.999
 
 
 def test_skinning_refuses_wrong_shapes() -> None:

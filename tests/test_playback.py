@@ -17,6 +17,7 @@ from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
 from fourdgen.data.video import read_video
 from fourdgen.geometry.transforms import Sim3, so3_exp
 from fourdgen.playback import RenderRequest, parse_color, parse_size, render, shots
+from fourdgen.playback.channels import Look, layer, opaque, opaque_picture
 from fourdgen.render import draw, pick
 from fourdgen.render.carried import Carried
 from fourdgen.report import FourdgenError
@@ -262,6 +263,19 @@ def test_normals_face_the_viewer(scene_path: Path) -> None:
     top, bottom = box[0] < np.quantile(box[0], 0.1), box[0] > np.quantile(box[0], 0.9)
     green = picture[..., 1][solid].astype(int)
     assert green[top].mean() > 150 > 110 > green[bottom].mean()  # green is up
+
+
+@pytest.mark.parametrize("harmonics", [1, 4])
+def test_the_short_way_of_plain_colours_gives_the_same_picture(harmonics: int) -> None:
+    scene, white = toy_scene(harmonics), torch.ones(3)
+    look = Look("rgb")
+    for background in (white, torch.tensor([0.1, 0.6, 0.3])):
+        for shot in shots.orbit(scene, shots.motion_of(scene, scene.clips["a"], "loop", 1.0), (70, 51), 0.5, 10.0)[:2]:
+            short = opaque_picture(scene, shot, look, pick("cpu"), background)
+            long = opaque(layer(scene, shot, look, pick("cpu")), look, background)
+            assert short.shape == long.shape == (51, 70, 3)
+            assert int(np.abs(short.astype(int) - long.astype(int)).max()) <= 1  # ties of rounding
+            assert float(long.std()) > 5
 
 
 def test_a_gif(scene_path: Path) -> None:

@@ -205,8 +205,9 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: f
                     # Players guess the colour matrix from the size unless the file says it.
                     context = stream.codec_context
                     context.colorspace, context.color_range, context.color_primaries, context.color_trc = 1, 1, 1, 1
-                padded = np.pad(frame, [(0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)], "edge")
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
+                if frame.shape[:2] != (height, width):
+                    frame = np.pad(frame, [(0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)], "edge")
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
                 picture = picture.reformat(
                     format="yuv420p", dst_colorspace="ITU709", src_color_range="JPEG", dst_color_range="MPEG"
                 )

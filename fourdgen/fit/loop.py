@@ -20,7 +20,7 @@ from fourdgen.fit.views import Views
 from fourdgen.geometry.camera import Cameras
 from fourdgen.render import Rasterizer
 from fourdgen.report import Reporter, Silent
-from fourdgen.scene.bones import BoneMotion, ClipTime, rigidity, skin
+from fourdgen.scene.bones import BoneMotion, ClipTime, rigidity
 from fourdgen.scene.surfels import rgb_from_sh
 
 HULL_EXTENT = 1.3  # half side of the cube that is carved; the subject's radius is 0.5-1
@@ -191,7 +191,7 @@ def _step_loss(
 
     p = model.p
     bones = model.motion.dual_quats(clip, frames.seconds[row : row + 1])
-    means, quats, _ = skin(model.motion.skin_logits(p["means"]), bones[0], p["means"], p["quats"])
+    means, quats, _ = model.motion.carried(bones[0], p["means"], p["quats"])
     out = rasterizer(
         means,
         quats,

@@ -16,7 +16,7 @@ def photometric(
     image: Float[Tensor, "c h w"], target: Float[Tensor, "c h w"], weight: Float[Tensor, "h w"] | None, share: float
 ) -> Float[Tensor, ""]:
     """(1 - share) L1 + share (1 - SSIM), over weighted pixels; fused in the native kernel where there is one."""
-    if native.available():
+    if native.serves(image):
         return native.l1_dssim(image, target, weight, 1 - share, share)
     if weight is not None:  # what does not count is taken from the target, so that no window sees a difference there
         image = weight * image + (1 - weight) * target

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
+from fourdgen import native
 from fourdgen.fit.confidence import pixel_confidence
 from fourdgen.playback.shots import Shot
 from fourdgen.render import Rasterizer, RenderOut, draw
@@ -78,6 +79,17 @@ def opaque(drawn: Layer, look: Look, background: Float[Tensor, "3"]) -> UInt8[np
         background = torch.zeros(3)
     mixed = drawn.values * drawn.alpha[..., None] + background * (1 - drawn.alpha[..., None])
     return to_bytes(mixed)
+
+
+@torch.no_grad()
+def opaque_picture(
+    scene: Scene4D, shot: Shot, look: Look, rasterizer: Rasterizer, background: Float[Tensor, "3"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """`opaque` of a shot's `layer`. Plain colours take a short way: most of a video is made of them."""
+    if look.channel != "rgb" or look.clip_colors or not native.serves(background):
+        return opaque(layer(scene, shot, look, rasterizer), look, background)
+    out = draw(scene.at(shot.clip, shot.seconds), shot.camera, rasterizer=rasterizer)
+    return native.opaque_bytes(out.rgb[0].permute(2, 0, 1), out.alpha[0], background).numpy()
 
 
 def with_alpha(drawn: Layer, look: Look) -> UInt8[np.ndarray, "h w *c"]:

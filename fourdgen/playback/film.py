@@ -17,7 +17,7 @@ from fourdgen.data.cameras_io import read_camera_entries
 from fourdgen.data.capture import Capture, load_capture, write_png
 from fourdgen.data.video import resized, write_gif, write_video
 from fourdgen.playback import shots as shooting
-from fourdgen.playback.channels import Look, depth_counts, layer, opaque, with_alpha
+from fourdgen.playback.channels import Look, depth_counts, layer, opaque, opaque_picture, with_alpha
 from fourdgen.playback.request import RenderRequest, check_kind, is_film, parse_color, parse_size
 from fourdgen.playback.shots import Motion, Shot
 from fourdgen.render import Rasterizer
@@ -162,11 +162,11 @@ def _pictures(
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     background = torch.ones(3) if plan.background is None else plan.background
     for number, shot in enumerate(plan.shots):
-        picture = opaque(layer(scene, shot, plan.look, rasterizer), plan.look, background)
+        drawn = opaque_picture(scene, shot, plan.look, rasterizer, background)
         if plan.filmed is not None:
-            picture = np.concatenate([plan.filmed(number), picture], axis=1)
+            drawn = np.concatenate([plan.filmed(number), drawn], axis=1)
         report.emit("step", stage="render", step=number + 1, total=len(plan.shots))
-        yield picture
+        yield drawn
 
 
 def _write_folder(scene: Scene4D, plan: _Plan, rasterizer: Rasterizer, report: Reporter) -> None:

@@ -99,10 +99,20 @@ class BoneMotion(nn.Module):
         quadratic = torch.cat([inverse, -2 * inverse * self.centers], 1) @ torch.cat([points * points, points], 1).T
         return -(quadratic + (inverse * self.centers**2).sum(1, keepdim=True))
 
+    def carried(
+        self, bones: Float[Tensor, "b 8"], means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"]
+    ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"], Float[Tensor, "n 4"]]:
+        """`skin` with this motion's own weights; the native kernel computes them on its way."""
+        if not native.serves(means):
+            return skin(self.skin_logits(means), bones, means, quats)
+        precisions = (-2 * self.log_extents).exp()
+        moved, spun, turned = native.skin_gaussian(self.centers, precisions, bones, means, quats, turned=True)
+        return moved, spun, turned
+
     def warp(self, surfels: Surfels, clip: str, seconds: float) -> Surfels:
         """Surfels at a time of a clip, in the root frame."""
         bones = self.dual_quats(clip, torch.tensor([seconds]))[0]
-        means, quats, turned = skin(self.skin_logits(surfels.means), bones, surfels.means, surfels.quats)
+        means, quats, turned = self.carried(bones, surfels.means, surfels.quats)
         return replace(surfels, means=means, quats=quats, turned=turned)
 
     @torch.no_grad()
@@ -126,7 +136,7 @@ def skin(
     logits: Float[Tensor, "b n"], bones: Float[Tensor, "b 8"], means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"]
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"], Float[Tensor, "n 4"]]:
     """Moved means and quats, and each surfel's own rotation; by the native kernel where it is built, else by torch."""
-    if native.available():
+    if native.serves(means):
         moved, spun, turned = native.skin(logits, bones, means, quats, turned=True)
         return moved, spun, turned
     blend = blend_dual_quats(bones.expand(means.shape[0], -1, -1), torch.softmax(logits, 0).T)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fourdgen import native
 from fourdgen.geometry.transforms import quat_multiply, quat_rotate
 from fourdgen.scene.surfels import Surfels
 
@@ -54,8 +55,13 @@ class SampledBones:
     def warp(self, surfels: Surfels, clip: str, seconds: float) -> Surfels:
         if surfels.bone_ids is None or surfels.bone_weights is None:
             return surfels
-        bones = self.bones_at(clip, seconds)[surfels.bone_ids.long()]
-        return apply_blend(surfels, blend_dual_quats(bones, surfels.bone_weights))
+        poses = self.bones_at(clip, seconds)
+        learned = torch.is_grad_enabled() and any(t.requires_grad for t in (poses, surfels.means, surfels.quats))
+        if native.serves(surfels.means) and not learned:
+            moved = native.skin_sparse(surfels.bone_ids, surfels.bone_weights, poses, surfels.means, surfels.quats)
+            means, quats, turned = (t.to(surfels.means.dtype) for t in moved)
+            return replace(surfels, means=means, quats=quats, turned=turned)
+        return apply_blend(surfels, blend_dual_quats(poses[surfels.bone_ids.long()], surfels.bone_weights))
 
 
 def blend_dual_quats(bones: Float[Tensor, "n b 8"], weights: Float[Tensor, "n b"]) -> Float[Tensor, "n 8"]:
