@@ -14,6 +14,7 @@ from fourdgen import native
 from fourdgen.geometry.transforms import dual_quat
 from fourdgen.scene.motion import apply_blend, blend_dual_quats
 from fourdgen.scene.surfels import Surfels
+from fourdgen.skinning import skin_gaussian, skin_sparse
 
 ROOT = Path(__file__).parents[1]
 
@@ -176,7 +177,7 @@ def test_gaussian_bones_skin_as_their_logits_do(count: int, surfels: int) -> Non
     single = [t.detach().float().requires_grad_(True) for t in exact]
     away = means[None] - centers[:, None]
     truth = skin_in_torch(-(precisions[:, None] * away**2).sum(-1), dual_quats, means, quats)
-    ours = native.skin_gaussian(*single, turned=True)
+    ours = skin_gaussian(*single, turned=True)
     randoms = [torch.randn(t.shape, generator=g) for t in truth]
     for a, b in zip(truth, ours, strict=True):
         assert float((a - b).detach().abs().max()) < 1e-5
@@ -192,7 +193,7 @@ def test_gradients_of_gaussian_bones_do_not_depend_on_threads() -> None:
     for threads in (1, 2, 3):
         centers, precisions = means[:25].clone().requires_grad_(True), torch.ones(25, 3, requires_grad=True)
         leaves = [centers, precisions, dual_quats.clone().requires_grad_(True), means.clone().requires_grad_(True)]
-        moved, _ = native.skin_gaussian(*leaves, quats, threads=threads)
+        moved, _ = skin_gaussian(*leaves, quats, threads=threads)
         grads.append(torch.autograd.grad(moved.square().sum(), leaves))
     for other in grads[1:]:
         assert all(torch.equal(a, b) for a, b in zip(grads[0], other, strict=True))
@@ -205,7 +206,7 @@ def test_sparse_skinning_is_that_of_torch(surfels: int, kept: int) -> None:
     weights = weights / weights.sum(1, keepdim=True)
     blank = Surfels(means, quats, means[:, :2], means[:, 0], means[:, None], means[:, 0])
     truth = apply_blend(blank, blend_dual_quats(dual_quats[ids], weights))
-    moved = native.skin_sparse(ids, weights, dual_quats, means, quats)
+    moved = skin_sparse(ids, weights, dual_quats, means, quats)
     for a, b in zip((truth.means, truth.quats, truth.turned), moved, strict=True):
         torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5)
 
@@ -215,7 +216,7 @@ def test_sparse_skinning_refuses_bones_that_are_not_there() -> None:
     ids = torch.zeros(6, 2, dtype=torch.int32)
     ids[5, 1] = 4
     with pytest.raises(ValueError, match="0 to 3"):
-        native.skin_sparse(ids, torch.full((6, 2), 0.5), dual_quats, means, quats)
+        skin_sparse(ids, torch.full((6, 2), 0.5), dual_quats, means, quats)
 
 
 def test_bytes_of_a_drawing() -> None:

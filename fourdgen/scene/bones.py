@@ -14,6 +14,7 @@ from fourdgen import native
 from fourdgen.geometry.transforms import dual_quat, quat_exp, quat_multiply, quat_rotate
 from fourdgen.scene.motion import SampledBones, blend_dual_quats, move
 from fourdgen.scene.surfels import Surfels
+from fourdgen.skinning import skin_gaussian
 
 FINEST_PERIOD = 3.0  # frames: motion bandwidth follows the frame rate and does not fall with the clip's length
 CODE_SIZE = 16
@@ -106,7 +107,7 @@ class BoneMotion(nn.Module):
         if not native.serves(means):
             return skin(self.skin_logits(means), bones, means, quats)
         precisions = (-2 * self.log_extents).exp()
-        moved, spun, turned = native.skin_gaussian(self.centers, precisions, bones, means, quats, turned=True)
+        moved, spun, turned = skin_gaussian(self.centers, precisions, bones, means, quats, turned=True)
         return moved, spun, turned
 
     def warp(self, surfels: Surfels, clip: str, seconds: float) -> Surfels:

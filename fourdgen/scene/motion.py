@@ -13,6 +13,7 @@ from torch import Tensor
 from fourdgen import native
 from fourdgen.geometry.transforms import quat_multiply, quat_rotate
 from fourdgen.scene.surfels import Surfels
+from fourdgen.skinning import skin_sparse
 
 
 class Motion(Protocol):
@@ -58,7 +59,7 @@ class SampledBones:
         poses = self.bones_at(clip, seconds)
         learned = torch.is_grad_enabled() and any(t.requires_grad for t in (poses, surfels.means, surfels.quats))
         if native.serves(surfels.means) and not learned:
-            moved = native.skin_sparse(surfels.bone_ids, surfels.bone_weights, poses, surfels.means, surfels.quats)
+            moved = skin_sparse(surfels.bone_ids, surfels.bone_weights, poses, surfels.means, surfels.quats)
             means, quats, turned = (t.to(surfels.means.dtype) for t in moved)
             return replace(surfels, means=means, quats=quats, turned=turned)
         return apply_blend(surfels, blend_dual_quats(poses[surfels.bone_ids.long()], surfels.bone_weights))
