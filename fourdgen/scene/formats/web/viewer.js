@@ -95,13 +95,14 @@ post(first);
 const VERTEX = `#version 300 es
 precision highp float; precision highp int; precision highp sampler2D;
 uniform sampler2D surfels, bones;
-uniform mat3 R; uniform vec3 T, eye; uniform vec2 focal, size; uniform int texels, view; uniform bool moving;
+uniform mat3 R; uniform vec3 T, eye; uniform vec2 focal, size; uniform int texels, linear, plain, view; uniform bool moving;
 layout(location = 0) in uint index;
 flat out vec3 H0, H1, H2; flat out vec2 middle; flat out vec4 color;
 vec4 read(int k) { int i = int(index) * texels + k; return texelFetch(surfels, ivec2(i & 2047, i >> 11), 0); }
 vec3 turn(vec4 q, vec3 v) { return v + 2. * cross(q.xyz, cross(q.xyz, v) + q.w * v); }
 void main() {
-  vec4 p = read(0), q = read(1), s = read(2), spin = vec4(0, 0, 0, 1);
+  int shape = view == 1 && plain > 0 ? plain : 1; // normals are those of the surface, colour is that of the refined branch
+  vec4 p = read(0), q = read(shape), s = read(shape + 1), spin = vec4(0, 0, 0, 1);
   vec3 mean = p.xyz;
   if (moving) { // dual quaternion blending, signs towards the heaviest bone
     vec4 ids = read(3), w = read(4), dual = vec4(0);
@@ -140,9 +141,9 @@ void main() {
     color.rgb = .5 + .5 * vec3(1, -1, -1) * (dot(n, c) < 0. ? n : -n);
   } else {
     color.rgb = read(5).rgb;
-    if (texels > 6) { // degree 1, seen along the direction in the canonical frame
+    if (linear > 0) { // degree 1, seen along the direction in the canonical frame
       vec3 d = turn(vec4(-spin.xyz, spin.w), normalize(mean - eye));
-      color.rgb += -d.y * read(6).rgb + d.z * read(7).rgb - d.x * read(8).rgb;
+      color.rgb += -d.y * read(linear).rgb + d.z * read(linear + 1).rgb - d.x * read(linear + 2).rgb;
     }
     color.rgb = max(color.rgb, 0.);
   }
@@ -201,20 +202,29 @@ function build() {
     for (const name of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(gl.TEXTURE_2D, name, gl.NEAREST);
     return made;
   };
-  const texels = degree ? 9 : 6, height = Math.ceil(count * texels / 2048), table = new Float32Array(2048 * height * 4);
+  const linear = degree ? 6 : 0, plain = data.plain_quat ? 6 + 3 * degree : 0, texels = 6 + 3 * degree + (plain ? 2 : 0);
+  const height = Math.ceil(count * texels / 2048), table = new Float32Array(2048 * height * 4);
   if (height > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return sorry('The asset has more surfels than this device can hold.');
   const put = (k, values, parts, from = 0) => {
     for (let i = 0; i < count; i++)
       for (let j = 0; j < parts; j++) table[4 * (i * texels + k) + from + j] = values[j * count + i];
   };
-  put(0, data.mean, 3); put(0, data.opacity, 1, 3); put(1, data.quat, 3); put(2, data.scale.map(Math.exp), 2);
+  const shape = (k, quat, scale) => { // a quaternion's real part is not stored: it is what makes its length 1
+    put(k, quat, 3);
+    put(k + 1, scale.map(Math.exp), 2);
+    for (let i = 0; i < count; i++) {
+      const at = 4 * (i * texels + k);
+      table[at + 3] = Math.sqrt(Math.max(0, 1 - table[at] ** 2 - table[at + 1] ** 2 - table[at + 2] ** 2));
+    }
+  };
+  put(0, data.mean, 3); put(0, data.opacity, 1, 3); shape(1, data.quat, data.scale);
+  if (plain) shape(plain, data.plain_quat, data.plain_scale);
   if (moving) { put(3, data.bone, 4); put(4, data.weight, 4); }
   put(5, data.color, 3);
-  if (degree) for (let j = 0; j < 3; j++) put(6 + j, data.linear.subarray(3 * j * count), 3);
-  for (let k = 4; k < table.length; k += 4 * texels) table[k + 3] = Math.sqrt(Math.max(0, 1 - table[k] ** 2 - table[k + 1] ** 2 - table[k + 2] ** 2));
+  if (degree) for (let j = 0; j < 3; j++) put(linear + j, data.linear.subarray(3 * j * count), 3);
   const half = gl.getExtension('EXT_color_buffer_float') || gl.getExtension('EXT_color_buffer_half_float');
   gpu = {
-    draw: program(VERTEX, FRAGMENT), resolve: program(SCREEN, RESOLVE), texels, texture,
+    draw: program(VERTEX, FRAGMENT), resolve: program(SCREEN, RESOLVE), texels, linear, plain, texture,
     surfels: texture(gl.RGBA32F, 2048, height, gl.FLOAT, table), bones: texture(gl.RGBA32F, 2, Math.max(bones, 1), gl.FLOAT, null),
     order: gl.createBuffer(), frame: gl.createFramebuffer(), sum: null, size: '',
     format: half ? [gl.RGBA16F, gl.HALF_FLOAT] : [gl.RGBA8, gl.UNSIGNED_BYTE],
@@ -358,7 +368,7 @@ function draw(width, height, cam, bonesNow) {
   gl.uniform3fv(u.eye, cam.eye);
   gl.uniform2f(u.focal, cam.focal, cam.focal);
   gl.uniform2f(u.size, width, height);
-  gl.uniform1i(u.texels, gpu.texels);
+  for (const name of ['texels', 'linear', 'plain']) gl.uniform1i(u[name], gpu[name]);
   gl.uniform1i(u.view, view);
   gl.uniform1i(u.moving, moving);
   gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, count);
