@@ -205,8 +205,8 @@ class Step:
         out = self.rasterizer(
             *self.skinned(), p["log_scales"].exp(), torch.sigmoid(p["opacity"]), rgb_from_sh(p["sh"]), self.cameras
         )
-        loss = photometric(out.rgb[0].permute(2, 0, 1), self.target, None, 0.2)
-        loss = loss + 0.5 * (out.alpha[0] - self.mask).abs().mean()
+        loss = photometric(out.rgb.squeeze(0).permute(2, 0, 1), self.target, None, 0.2)
+        loss = loss + 0.5 * (out.alpha.squeeze(0) - self.mask).abs().mean()
         loss.backward()
         self.model.optimizer.step()
         self.model.optimizer.zero_grad(set_to_none=True)

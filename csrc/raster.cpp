@@ -101,10 +101,10 @@ template <int C> static void forward(Workspace &ws, const Scene &scene, const Im
   lay_out(ws, scene);
   ws.records.resize((size_t)scene.views * scene.surfels * sizeof(Record<C>));
   const int parts = ws.parts;
-  parallel_for(scene.views * parts, scene.threads, [&](int i) { project_part<C>(ws, scene, i / parts, i % parts); });
+  parallel_even(scene.views * parts, scene.threads, [&](int i) { project_part<C>(ws, scene, i / parts, i % parts); });
   const int32_t total = add_up(ws, scene);
   if (out.weight) ws.gathered.resize(2 * (size_t)total);
-  parallel_for(scene.views * parts, scene.threads, [&](int i) { fill_part<C>(ws, scene, i / parts, i % parts); });
+  parallel_even(scene.views * parts, scene.threads, [&](int i) { fill_part<C>(ws, scene, i / parts, i % parts); });
   parallel_for(scene.views * ws.tiles_x * ws.tiles_y, scene.threads, [&](int tile) { draw_tile<C>(ws, scene, tile, out); });
   if (!out.weight) return;
   const int32_t *begin = ws.slot_begin.data();
@@ -135,7 +135,7 @@ static void backward(Workspace &ws, const Scene &scene, const Images &images, co
                [&](int tile) { differentiate_tile<C>(ws, scene, tile, images, grads); });
   const bool cameras = out.cam_from_world || out.K, geometry = grads.distortion || grads.depth || grads.median || grads.normal;
   if (cameras) ws.camera_grads.resize((size_t)ws.parts * scene.views * CAMERA_SUMS);
-  parallel_for(ws.parts, scene.threads, [&](int part) {
+  parallel_even(ws.parts, scene.threads, [&](int part) {
     if (geometry)
       gradients_of_part<C, true>(ws, scene, part, out);
     else

@@ -151,7 +151,7 @@ template <class Logits>
 void skin_forward(const Logits &given, const float *dual_quats, const float *means, const float *quats, int n, int b,
                   float *out_means, float *out_quats, float *out_turned, int threads) {
   const Bones bones = prepare(dual_quats, b);
-  parallel_for(PARTS, threads, [&](int part) {
+  parallel_even(PARTS, threads, [&](int part) {
     static thread_local Buffer<Float> scratch;
     Logits logits = given;
     Float *weight = scratch.resize(2 * (size_t)b);
@@ -177,7 +177,7 @@ void skin_backward(const Logits &given, const float *dual_quats, const float *me
   const bool with_bones = to_dual_quats || Logits::SUMS > 0;
   static thread_local Buffer<Float> kept;
   Float *partial = with_bones ? kept.resize((size_t)PARTS * b * SUMS) : nullptr;
-  parallel_for(PARTS, threads, [&](int part) {
+  parallel_even(PARTS, threads, [&](int part) {
     static thread_local Buffer<Float> scratch;
     Logits logits = given;
     Float *weight = scratch.resize(3 * (size_t)b), *signed_weight = weight + b, *grad_weight = weight + 2 * b;
@@ -298,10 +298,11 @@ void fourdgen_skin_gaussian_backward(const float *centers, const float *precisio
 int fourdgen_skin_sparse(const int32_t *ids, const float *weights, int k, const float *dual_quats, int b, const float *means,
                          const float *quats, int n, float *out_means, float *out_quats, float *out_turned, int threads) {
   int unknown[PARTS] = {};
-  parallel_for(PARTS, threads, [&](int part) {
+  parallel_even(PARTS, threads, [&](int part) {
+    int strange = 0;  // counted here, not in `unknown`: threads would fight over its cache line
     auto bone_of = [&](int32_t id) {
       const bool known = id >= 0 && id < b;
-      unknown[part] += !known;
+      strange += !known;
       return dual_quats + (known ? id : 0) * 8;
     };
     for (int i = part_begin(part, n), end = part_begin(part + 1, n); i < end; i += LANES) {
@@ -328,6 +329,7 @@ int fourdgen_skin_sparse(const int32_t *ids, const float *weights, int k, const 
       load_rows<4>(quats, i, count, q);
       move_and_store(r, d, m, q, i, count, out_means, out_quats, out_turned);
     }
+    unknown[part] = strange;
   });
   return std::accumulate(unknown, unknown + PARTS, 0);
 }

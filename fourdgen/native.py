@@ -383,7 +383,8 @@ class _L1Dssim(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.saved_tensors[0] * scale, None, None, None
+        (grad,) = ctx.saved_tensors
+        return grad if float(scale) == 1 else grad * scale, None, None, None
 
 
 def l1_dssim(

@@ -201,7 +201,7 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: f
                 if stream is None:
                     stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
                     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-                    stream.options = {"crf": "18", "preset": "medium"}
+                    stream.options = {"crf": "18", "preset": "fast"}
                     # Players guess the colour matrix from the size unless the file says it.
                     context = stream.codec_context
                     context.colorspace, context.color_range, context.color_primaries, context.color_trc = 1, 1, 1, 1

@@ -201,9 +201,9 @@ def _step_loss(
         cameras,
         background=background,
     )
-    image, target = out.rgb[0].permute(2, 0, 1), view.target(background)
+    image, target = out.rgb.squeeze(0).permute(2, 0, 1), view.target(background)
     loss = view.strength * losses.photometric(image, target, view.weight, config.ssim)
-    silhouette = (out.alpha[0] - view.mask).abs()
+    silhouette = (out.alpha.squeeze(0) - view.mask).abs()
     if view.weight is not None:
         silhouette = silhouette * view.weight
     loss = loss + config.mask * silhouette.mean()
