@@ -102,7 +102,9 @@ def reconstruct(
     size: Annotated[
         int | None, typer.Option(help="Longer side of the frames in pixels, at most; 0: as filmed.", show_default=False)
     ] = None,
-    max_surfels: Annotated[int | None, typer.Option(help="At most this many surfels.", show_default=False)] = None,
+    max_surfels: Annotated[
+        int | None, typer.Option(help="At most this many surfels; 0: as many as it takes.", show_default=False)
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(

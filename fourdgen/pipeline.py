@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fourdgen import account, workspace
+from fourdgen import account, receipt, workspace
 from fourdgen import config as settings
 from fourdgen.report import (
     EventLog,
@@ -308,8 +308,14 @@ def reconstruct(request: Request, report: Reporter | None = None) -> Result:
     Raises FourdgenError for everything the caller can put right; KeyboardInterrupt leaves the run resumable.
     """
     began = time.monotonic()
+    job = job_of(request)
+    ticket = receipt.request_key(request, job)
+    before = None if request.fresh else receipt.finished(job, ticket)
+    if before is not None:
+        for name, spent in before.items():
+            (report or Silent()).emit("stage", stage=name, state="skipped", seconds=spent)
+        return Result(job.output, job.run_folder, time.monotonic() - began, before)
     planned = plan(request)
-    job = planned.job
     new = not job.run_folder.exists()
     with workspace.disk_errors(job.run_folder, job.output.parent):
         job.run_folder.mkdir(parents=True, exist_ok=True)
@@ -321,6 +327,7 @@ def reconstruct(request: Request, report: Reporter | None = None) -> Result:
             try:
                 account.write_run(planned, request.command)
                 seconds = _run(planned, log)
+                receipt.leave(job, ticket, {row.folder.name: row.key for row in planned.rows}, seconds)
             except BaseException as error:
                 log.emit("stopped", error=type(error).__name__, text=str(error))
                 raise

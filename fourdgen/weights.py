@@ -103,6 +103,11 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "fourdgen" / "weights"
 
 
+def folders() -> list[Path]:
+    """Where weights are looked for, in this order: $FOURDGEN_WEIGHTS, then the cache."""
+    return [*([Path(os.environ[LOCAL]).expanduser()] if os.environ.get(LOCAL) else []), cache_folder()]
+
+
 def locate(name: str) -> Path | None:
     """The file of these weights if it is on this machine and is the right one, else None. Never downloads.
 
@@ -110,8 +115,7 @@ def locate(name: str) -> Path | None:
     content: using it silently could only give results that nobody understands.
     """
     weights = find(name)
-    folders = [Path(os.environ[LOCAL]).expanduser()] if os.environ.get(LOCAL) else []
-    for folder in [*folders, cache_folder()]:
+    for folder in folders():
         path = folder / weights.file
         if path.is_file():
             if digest(path) != weights.sha256:

@@ -246,7 +246,7 @@ def versions() -> dict[str, str]:
 # The run folder.
 
 _OURS = re.compile(r"\d\d-[a-z_]+(-\d+)?(\.part|\.old)?")
-RUN, LOG, CRASH, LOCK = "run.toml", "log.jsonl", "crash.log", "lock"
+RUN, LOG, CRASH, LOCK, RECEIPT = "run.toml", "log.jsonl", "crash.log", "lock", "receipt.json"
 
 
 def stage_folders(run_folder: Path) -> list[Path]:
@@ -268,7 +268,7 @@ def clear_run(folder: Path) -> None:
     """Forgets a run, and leaves alone whatever else lies in its folder."""
     for stage in stage_folders(folder):
         remove(stage)
-    for name in (RUN, LOG, CRASH):
+    for name in (RUN, LOG, CRASH, RECEIPT):
         (folder / name).unlink(missing_ok=True)
 
 

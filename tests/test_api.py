@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,27 @@ def test_the_command_line_has_no_option_that_python_has_not() -> None:
     assert parameters == set(api.Options.__annotations__)
 
 
+def again_changes_nothing(clip: Path, truth: Path, folder: Path) -> None:
+    """The same again is answered from the receipt, without torch and without a plan; a touched file is looked at."""
+    words = ["reconstruct", clip, "-o", folder / "scene.ply", "-p", "fast", "--device", "cpu", "--cameras"]
+    command = [sys.executable, "-X", "importtime", "-m", "fourdgen.cli", *map(str, [*words, truth / "transforms.json"])]
+    command += ["--set", "train.steps=30,20,10"]
+    before = (folder / "scene.ply").read_bytes()
+
+    def run() -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+    quick = run()
+    assert quick.count("already done") == 6
+    assert not any(line.endswith(" torch") for line in quick.splitlines())
+    (folder / "scene.ply").write_bytes(b"something else")
+    assert any(line.endswith(" torch") for line in run().splitlines())
+    assert (folder / "scene.ply").read_bytes() == before
+    os.utime(clip / "0.png")
+    assert any(line.endswith(" torch") for line in run().splitlines())
+    assert not any(line.endswith(" torch") for line in run().splitlines())
+
+
 def test_reconstruct_and_evaluate(tmp_path: Path) -> None:
     """The real thing at the smallest size: pictures with cameras in, an asset out, scored."""
     truth, world = tmp_path / "truth", Sim3(2.0, torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
@@ -130,5 +152,6 @@ def test_reconstruct_and_evaluate(tmp_path: Path) -> None:
     assert made.run_folder == str(tmp_path / "out" / "scene.run")
     figures = fourdgen.evaluate(tmp_path / "out" / "scene.ply", truth)
     assert figures["known_cameras"] and figures["psnr"] > 14
+    again_changes_nothing(clip, truth, tmp_path / "out")
     with pytest.raises(FourdgenError, match="no such file or folder"):
         fourdgen.reconstruct(tmp_path / "none.mp4", tmp_path / "s.ply")

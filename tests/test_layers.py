@@ -32,6 +32,7 @@ FLOORS = {
     "fourdgen.doctor": 9,
     "fourdgen.checks": 9,
     "fourdgen.api": 9,
+    "fourdgen.receipt": 9,
     "fourdgen.playback": 9,
     "fourdgen.evaluate": 9,
     "fourdgen.view": 9,

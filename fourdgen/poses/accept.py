@@ -134,13 +134,13 @@ def judge(fit: Fit, frames: Tensor, turn: Turn, rival_loss: float | None) -> Ver
     shared, again = overlap(fit), relocated(fit)
     doubts = []
     if flow < FLOW_AGREES:
-        doubts.append("it may turn the other way (--turn cw or ccw settles it)")
+        doubts.append("it may turn the other way (--turn)")
     if margin < MARGIN:
-        doubts.append("another turn fits nearly as well (--turn and --sweep settle it)")
+        doubts.append("another turn fits nearly as well (--turn, --sweep)")
     if shared < OVERLAP:
         doubts.append(outlines_doubt(shared))
     if again < RELOCATED:
-        doubts.append("sides look alike, so frames may be mixed up (--sweep or --cameras helps)")
+        doubts.append("sides look alike, so frames may be mixed up (--sweep, --cameras)")
     return Verdict(not doubts, "; ".join(doubts), flow, margin, shared, again)
 
 
@@ -149,7 +149,7 @@ OUTLINES = "its outlines fit to"
 
 def outlines_doubt(shared: float) -> str:
     """What is said of masks that the model covers to the share `shared` only."""
-    return f"{OUTLINES} {100 * shared:.0f} % only (--fov, --sweep or better --masks help)"
+    return f"{OUTLINES} {100 * shared:.0f} % only (--fov, --masks)"
 
 
 def without_outlines(reason: str) -> str:

@@ -162,9 +162,9 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -
     stranger = math.sqrt(worse[0] * worse[1])
     reason = ""
     if stranger > STRANGER:
-        reason = "it looks like another subject than the reference (--reference CLIP chooses another)"
+        reason = "it looks like another subject than the reference (--reference)"
     elif margin < MARGIN:
-        reason = "it may face another way than the reference (--reference or --cameras helps)"
+        reason = "it may face another way than the reference (--reference, --cameras)"
     return Registration(
         joint.rotations().detach()[count:], joint.place.detach()[count:], rotation, margin, stranger,
         stranger <= STRANGER, reason,

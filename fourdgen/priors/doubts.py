@@ -18,9 +18,9 @@ JUMPS, LEAST_JUMPS = 0.05, 2  # share of abrupt steps, and their number, that is
 def mask_doubts(masks: UInt8[np.ndarray, "t h w"]) -> list[str]:
     """What looks wrong, as phrases that follow "the masks"; empty where nothing does.
 
-    Steps are compared with the clip's own, because a film of few frames a second changes much in every step. In the true
-    masks of animals that run and turn (as filmed, and every second or fourth frame of it) no step is abrupt; in a small
-    network's masks of such films a tenth to a sixth of the steps are.
+    Steps are compared with the clip's own, because a film of few frames a second changes much in every step. In the
+    true masks of animals that run and turn (as filmed, and every second or fourth frame of it) no step is abrupt; in a
+    small network's masks of such films a tenth to a sixth of the steps are.
     """
     solid = masks > 127
     area = solid.sum((1, 2)).astype(float)

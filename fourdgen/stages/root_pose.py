@@ -98,7 +98,7 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     said = {name: "; ".join(filter(None, parts)) for name, parts in doubts.items()}
     reason = "; ".join(f"{name}: {text}" for name, text in said.items() if text)
     if reason:
-        ctx.report.warn(f"the cameras are uncertain: {reason}")
+        ctx.report.warn(f"the cameras are uncertain, and options in brackets may help: {reason}")
     return RootTrack(clips, None, given=False, certain=not reason, reason=reason)
 
 
