@@ -25,6 +25,7 @@ from jaxtyping import UInt8
 from fourdgen.report import FourdgenError, Reporter, Silent, absent
 
 NOT_VIDEO = {"tty", "ans", "bin", "xbin"}  # FFmpeg renders text files with these; nobody means that
+WHOLE = 0.9  # of the frames that a file claims: cuts at key frames and edit lists may hide some
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these drop the alpha layer
 
 
@@ -139,6 +140,10 @@ def _decoded(container: InputContainer, stream: VideoStream, path: Path, report:
                 f"{path}: this video cannot be decoded ({error.strerror})", "convert it first"
             ) from error
         report.warn(f"{path.name}: the video breaks off after {count} frames; the rest is missing")
+    else:
+        # Some decoders swallow the error; what the file says of itself then tells that much is missing.
+        if 0 < count < WHOLE * stream.frames:
+            report.warn(f"{path.name}: the video breaks off: {count} of its {stream.frames} frames are there")
 
 
 def _seconds(frame: av.VideoFrame, stream: VideoStream, index: int) -> float:

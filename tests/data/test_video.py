@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -163,6 +164,26 @@ def test_what_is_no_video_says_so(tmp_path: Path) -> None:
     for name, said in said_of.items():
         with pytest.raises(FourdgenError, match=said):
             video.probe(tmp_path / name)
+
+
+def test_a_video_whose_end_is_missing_says_so(tmp_path: Path) -> None:
+    class Listener:
+        warnings: ClassVar[list[str]] = []
+
+        def emit(self, event: str, **fields: object) -> None: ...
+
+        def warn(self, message: str) -> None:
+            self.warnings.append(message)
+
+    noise = np.random.default_rng(0)
+    video.write_video(tmp_path / "a.mp4", [noise.integers(0, 255, (64, 96, 3), np.uint8) for _ in range(20)], 12)
+    data = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
+    assert len(list(video.read_video(tmp_path / "a.mp4", report=Listener()))) == 20
+    assert Listener.warnings == []
+    assert len(list(video.read_video(tmp_path / "cut.mp4", report=Listener()))) < 18
+    (warning,) = Listener.warnings
+    assert warning.startswith("cut.mp4: the video breaks off")
 
 
 def test_a_video_that_breaks_off_gives_what_it_has(tmp_path: Path) -> None:
