@@ -214,6 +214,7 @@ def export(
     up: Annotated[str | None, typer.Option(metavar="y|z", help="Axis that points up. [default: the format's]")] = None,
     scale: Annotated[float, typer.Option(help="Lengths are multiplied by this.")] = 1.0,
     origin: Annotated[str, typer.Option(metavar="feet|centre|input", help="What is at 0 (input: your cameras')")] = "",
+    compress: Annotated[bool, typer.Option("--compress", help="The whole asset, but small (a .sog).")] = False,
     list_formats: Annotated[
         bool, typer.Option("--list", callback=_formats, is_eager=True, help="Print the formats and what each loses.")
     ] = False,
@@ -243,7 +244,9 @@ def export(
             clip=clip, frames=frames, fps=fps, time=time, speed=speed, crop_confidence=crop_confidence, up=up,
             scale=scale, origin=origin,
         )  # fmt: skip
-        report.places["output"] = exports.export(scene, output, format, adapt, report, device=pick_device(device))
+        report.places["output"] = exports.export(
+            scene, output, "compressed" if compress else format, adapt, report, device=pick_device(device)
+        )
 
 
 @app.command()

@@ -11,7 +11,7 @@ from torch import Tensor
 from fourdgen.playback.surface import surface
 from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import Reporter, Silent
-from fourdgen.scene import files
+from fourdgen.scene import compressed, files
 from fourdgen.scene.files import extent
 from fourdgen.scene.formats import cameras, gltf, html, meshes, sog, splats, usd
 from fourdgen.scene.joints import JointMotion, fitted_joints
@@ -33,6 +33,10 @@ class Setup:
 
 def write_scene(path: Path, scene: Scene4D, setup: Setup) -> None:
     files.write(path, scene)
+
+
+def write_compressed(path: Path, scene: Scene4D, setup: Setup) -> None:
+    compressed.write(path, scene)
 
 
 def write_cameras(path: Path, scene: Scene4D, setup: Setup) -> None:

@@ -27,6 +27,7 @@ import torch
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
 from fourdgen.geometry.transforms import Sim3
 from fourdgen.report import FourdgenError, Reporter, Silent
+from fourdgen.scene import compressed
 from fourdgen.scene.motion import Motion, SampledBones, Still
 from fourdgen.scene.ply import Ply, matrix, read_ply, table, write_ply
 from fourdgen.scene.scene4d import Scene4D, SceneClip
@@ -82,12 +83,15 @@ def write(path: Path | str, scene: Scene4D) -> None:
 
 
 def read(path: Path | str, report: Reporter = Silent()) -> Scene4D:
-    """Reads a scene.ply, or any uncompressed 3DGS file as a still scene with one made-up clip of cameras around it.
+    """Reads a scene.ply, a compressed scene, or any uncompressed 3DGS file as a still scene with one made-up clip of
+    cameras around it.
 
     What had to be left out is warned about, and said in the scene's notes. Raises FourdgenError for everything that is
     no such file: cut off, damaged, of a newer version.
     """
     path = Path(path)
+    if compressed.is_compressed(path):
+        return compressed.read(path)
     ply = read_ply(path)
     if "vertex" not in ply.elements:
         raise FourdgenError(

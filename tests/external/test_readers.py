@@ -153,3 +153,11 @@ def test_splat_transform_reads_the_splats_of_a_moment(
     if harmonics is not None:
         rest = np.stack([read[f"f_rest_{i}"] for i in range(9)], 1).reshape(-1, 3, 3).transpose(0, 2, 1)
         assert SH_C1 * np.abs(rest - truth.sh[:, 1:].numpy()).max() < harmonics
+
+
+def test_splat_transform_opens_the_compressed_asset(tmp_path: Path, scene: Scene4D) -> None:
+    export(scene, tmp_path / "small.sog", "compressed")
+    read = columns_of(tmp_path / "small.sog")
+    means = np.stack([read[axis] for axis in "xyz"], 1)
+    assert len(means) == 900
+    assert cKDTree(scene.surfels.means.numpy()).query(means)[0].max() < 1e-3

@@ -9,8 +9,11 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fourdgen.scene.surfels import Surfels
 from fourdgen.scene.vertex import splat_columns
@@ -38,9 +41,12 @@ def write_bundle(path: Path, entries: Mapping[str, bytes]) -> None:
             bundle.writestr(info, data)
 
 
-def splat_images(names: list[str], values: np.ndarray, position_bits: int = 16) -> dict[str, bytes]:
+def splat_images(
+    names: list[str], values: np.ndarray, position_bits: int = 16, levels: int = 256, alpha_step: int = 1
+) -> dict[str, bytes]:
     """The files of a bundle for columns of 3DGS [n c], in Morton order: neighbours in space are neighbours in the
-    images. Fewer `position_bits` leave the lowest bits 0, which makes a smaller file."""
+    images. Fewer `position_bits` leave the lowest bits 0, fewer `levels` of sizes and colours and a larger `alpha_step`
+    leave bytes unused: all that makes a smaller file."""
     column = {name: values[:, i].astype(np.float64) for i, name in enumerate(names)}
     xyz = np.stack([column[axis] for axis in "xyz"], 1)
     order = morton_order(xyz)
@@ -56,12 +62,12 @@ def splat_images(names: list[str], values: np.ndarray, position_bits: int = 16) 
     fixed = np.clip(fixed, 0, 65536 - step).astype(np.uint16)
 
     scales = np.stack([column[f"scale_{i}"] for i in range(3)], 1)
-    scale_book, scale_index = codebook(scales)
+    scale_book, scale_index = codebook(scales, levels)
     colors = np.stack([column[f"f_dc_{i}"] for i in range(3)], 1)
-    color_book, color_index = codebook(colors)
+    color_book, color_index = codebook(colors, levels)
     opacity = 255 / (1 + np.exp(-np.clip(column["opacity"], -30, 30)))
     # A pixel of alpha 0 would lose its colour in WebP; nobody sees the difference to 1.
-    alpha = np.clip(np.round(opacity), 1, 255)[:, None]
+    alpha = np.clip(np.round(opacity / alpha_step) * alpha_step, 1, 255)[:, None]
 
     entries = {
         "means_l.webp": image(fixed & 255),
@@ -79,13 +85,13 @@ def splat_images(names: list[str], values: np.ndarray, position_bits: int = 16) 
     }  # fmt: skip
     if "f_rest_8" in column:
         rest = np.stack([column[f"f_rest_{i}"] for i in range(9)], 1)
-        meta["shN"] = _harmonics(rest, entries)
+        meta["shN"] = _harmonics(rest, entries, levels)
     return {"meta.json": json.dumps(meta).encode(), **entries}
 
 
-def _harmonics(rest: np.ndarray, entries: dict[str, bytes]) -> dict[str, object]:
+def _harmonics(rest: np.ndarray, entries: dict[str, bytes], levels: int) -> dict[str, object]:
     """Adds the palette images of degree-1 harmonics [n 9] (all of red, then green, then blue) and describes them."""
-    book, index = codebook(rest)
+    book, index = codebook(rest, levels)
     palette, labels = np.unique(index, axis=0, return_inverse=True)
     if len(palette) > 65536:
         from scipy.cluster.vq import kmeans2
@@ -102,22 +108,22 @@ def _harmonics(rest: np.ndarray, entries: dict[str, bytes]) -> dict[str, object]
     return {"count": len(palette), "bands": 1, "codebook": book, "files": files}
 
 
-def codebook(values: np.ndarray) -> tuple[list[float], np.ndarray]:
-    """256 rising numbers and, for each value, the index [same shape, u1] of the nearest.
+def codebook(values: np.ndarray, levels: int = 256) -> tuple[list[float], np.ndarray]:
+    """256 rising numbers (`levels` different ones) and, for each value, the index [same shape, u1] of the nearest.
 
     Half of the numbers stand where the values are dense (quantiles), half evenly over their range, so that the few
     values far out are not rounded away. Two steps of Lloyd's iteration follow.
     """
     flat = np.sort(values.reshape(-1).astype(np.float64))
-    quantiles = flat[np.linspace(0, len(flat) - 1, 128).round().astype(int)]
-    book = np.unique(np.concatenate([quantiles, np.linspace(flat[0], flat[-1], 128)]))
+    quantiles = flat[np.linspace(0, len(flat) - 1, levels // 2).round().astype(int)]
+    book = np.unique(np.concatenate([quantiles, np.linspace(flat[0], flat[-1], levels // 2)]))
     for _ in range(2):
         edges = np.searchsorted(flat, 0.5 * (book[1:] + book[:-1]))
         starts = np.concatenate([[0], edges])
         sizes = np.diff(np.concatenate([starts, [len(flat)]]))
         sums = np.add.reduceat(np.concatenate([flat, [0.0]]), starts)
         book = np.where(sizes > 0, sums / np.maximum(sizes, 1), book)
-    book = np.sort(book).astype(np.float32).astype(np.float64)
+    book = np.array(sorted({float(f"{number:.6g}") for number in book}))  # digits that a byte cannot use cost space
     index = np.searchsorted(0.5 * (book[1:] + book[:-1]), values)
     return [*book.tolist(), *([float(book[-1])] * (256 - len(book)))], index.astype(np.uint8)
 
@@ -164,3 +170,86 @@ def webp(picture: np.ndarray) -> bytes:
     if not done:
         raise RuntimeError("OpenCV was built without WebP")
     return io.BytesIO(data.tobytes()).getvalue()
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def read_splats(entries: Mapping[str, bytes]) -> dict[str, Tensor]:
+    """means, quats (wxyz), log_scales [n 3], opacity (logits), sh [n k 3] of the files of a bundle. Raises KeyError,
+    TypeError or ValueError for files that are none."""
+    meta = json.loads(entries["meta.json"])
+    count = int(meta["count"])
+    if meta["version"] != 2 or count < 1:
+        raise ValueError("this is no SOG of version 2")
+    names = meta["means"]["files"]
+    fixed = (
+        _pixels(entries[names[0]], count, 3).astype(np.int64)
+        | _pixels(entries[names[1]], count, 3).astype(np.int64) << 8
+    )
+    low, high = (np.array(meta["means"][key], dtype=np.float64).reshape(3) for key in ("mins", "maxs"))
+    logged = low + (high - low) * fixed / 65535
+    quats = _pixels(entries[meta["quats"]["files"][0]], count, 4).astype(np.float64)
+    colors = _pixels(entries[meta["sh0"]["files"][0]], count, 4)
+    alpha = np.clip(colors[:, 3] / 255.0, 0.5 / 255, 254.5 / 255)
+    sh = _book(meta["sh0"])[colors[:, :3]][:, None]
+    if "shN" in meta:
+        sh = np.concatenate([sh, _read_harmonics(meta["shN"], entries, count)], 1)
+    parts = {
+        "means": np.sign(logged) * np.expm1(np.abs(logged)),
+        "quats": _unpacked_quats(quats),
+        "log_scales": _book(meta["scales"])[_pixels(entries[meta["scales"]["files"][0]], count, 3)],
+        "opacity": np.log(alpha / (1 - alpha)),
+        "sh": sh,
+    }
+    if not all(np.isfinite(part).all() for part in parts.values()):
+        raise ValueError("not all of its numbers are finite")
+    return {name: torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32)) for name, part in parts.items()}
+
+
+def _read_harmonics(meta: Mapping[str, Any], entries: Mapping[str, bytes], count: int) -> np.ndarray:
+    """Degree-1 coefficients [n 3 3]: coefficient, colour."""
+    size = int(meta["count"])
+    width = PALETTE_ROW * BAND_COEFFICIENTS
+    table = _pixels(entries[meta["files"][0]], -(-size // PALETTE_ROW) * width, 3)
+    palette = _book(meta)[table].reshape(-1, BAND_COEFFICIENTS, 3)
+    labels = _pixels(entries[meta["files"][1]], count, 3).astype(np.int64)
+    index = labels[:, 0] | labels[:, 1] << 8
+    if meta["bands"] != 1 or index.max() >= size:
+        raise ValueError("its harmonics do not fit together")
+    return palette[index]
+
+
+def _book(meta: Mapping[str, Any]) -> np.ndarray:
+    return np.array(meta["codebook"], dtype=np.float64).reshape(256)
+
+
+def _unpacked_quats(pixels: np.ndarray) -> np.ndarray:
+    largest = pixels[:, 3].astype(np.int64) - 252
+    if (largest < 0).any():
+        raise ValueError("a rotation is none")
+    kept = (pixels[:, :3] / 255 - 0.5) * 2 / _ROOT
+    quats = np.zeros((len(pixels), 4))
+    others = np.array([[j for j in range(4) if j != i] for i in range(4)])[largest]
+    np.put_along_axis(quats, others, kept, 1)
+    quats[np.arange(len(quats)), largest] = np.sqrt(np.maximum(1 - (kept**2).sum(1), 0))
+    return quats
+
+
+def _pixels(data: bytes, count: int, channels: int) -> np.ndarray:
+    """The first `count` pixels [n c] of an image, in RGB(A) order."""
+    import cv2
+
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        picture = None
+    if (
+        picture is None
+        or picture.ndim != 3
+        or picture.shape[2] < channels
+        or picture.shape[0] * picture.shape[1] < count
+    ):
+        raise ValueError("an image of it is damaged")
+    return picture.reshape(-1, picture.shape[2])[:count, [2, 1, 0, 3][:channels]]
