@@ -313,6 +313,50 @@ def evaluate(
 
 
 @app.command()
+def regenerate(
+    scene: SceneFile,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write.", show_default=False)],
+    views: Annotated[
+        int | None,
+        typer.Option(help="Camera paths into the least covered directions. [default: 3]", show_default=False),
+    ] = None,
+    cameras: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Given paths: entries with `view` and `frame`.")
+    ] = None,
+    clip: Annotated[str | None, typer.Option(metavar="NAME", help="Whose motion. [default: the reference]")] = None,
+    generator: Annotated[
+        str | None, typer.Option(metavar="fill|video|MODULE:CLASS", help="What makes the views. [default: fill]")
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="DIR|HUB", help="A video model, such as Wan VACE.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="What the video model is told.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting of regenerate; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Videos of views that nobody filmed, made under the asset's guidance.
+
+    \b
+    Example:
+      fourdgen regenerate scene.ply --views 3 -o views
+      fourdgen regenerate scene.ply --model Wan-AI/Wan2.1-VACE-1.3B-diffusers --set fetch=true -o views
+    """
+    with speaking(json, "regenerate") as report:
+        from fourdgen.pipeline import pick_device
+        from fourdgen.playback.regenerate import RegenerateRequest, resolve
+        from fourdgen.playback.regenerate import regenerate as make
+        from fourdgen.scene import ply
+
+        ply.check(scene)
+        request = RegenerateRequest(output, views, cameras, clip, generator, model, prompt, seed, tuple(settings or ()))
+        resolve(request)
+        make(scene, request, report, device=pick_device(device))
+        report.places["views"] = output
+
+
+@app.command()
 def status(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as scene.run.", show_default=False)],
     json: Json = False,

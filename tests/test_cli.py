@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "assets" / "demo"
-VERBS = ("reconstruct", "render", "export", "view", "eval", "status", "info", "doctor")
+VERBS = ("reconstruct", "render", "export", "view", "eval", "regenerate", "status", "info", "doctor")
 
 
 def fourdgen(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

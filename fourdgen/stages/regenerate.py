@@ -93,9 +93,9 @@ def run(ctx: Context, config: RegenerateConfig, capture: Capture, scene: Scene4D
     clips, rows, filled = [], [], []
     for number, path in enumerate(planned):
         guide = render_guide(footage, path, rasterizer, ctx.seed + 1000 * number)
-        made = _made_once(ctx, guide, footage, generator)
+        made = made_once(ctx, guide, footage, generator)
         verdict = judge(guide, made, config.filtering)
-        _say(ctx, guide, verdict)
+        say(ctx, guide, verdict)
         filled.append(_filled_share(guide, made, verdict))
         rows.append(check_row(guide, made, verdict))
         if bool(verdict.kept.any()):
@@ -110,7 +110,7 @@ def run(ctx: Context, config: RegenerateConfig, capture: Capture, scene: Scene4D
     return Capture(tuple(clips), ctx.folder)
 
 
-def _made_once(ctx: Context, guide: Guide, footage: Footage, generator: Generator) -> Generated:
+def made_once(ctx: Context, guide: Guide, footage: Footage, generator: Generator) -> Generated:
     """What the generator makes of a guide, kept in the working folder so that a killed run need not make it again."""
     kept = ctx.folder / "made" / f"{guide.name}.pt"
     if not kept.is_file():
@@ -132,7 +132,8 @@ def check_made(guide: Guide, made: Generated) -> None:
         )
 
 
-def _say(ctx: Context, guide: Guide, verdict: Verdict) -> None:
+def say(ctx: Context, guide: Guide, verdict: Verdict) -> None:
+    """Tells the log whether a view is kept, and why not."""
     state = f"refused: {verdict.reason}" if verdict.reason else f"{int(verdict.kept.sum())} of {len(guide)} frames kept"
     ctx.report.emit(
         "note", text=f"{guide.name}: {state}", view=guide.name, kept=verdict.kept.int().tolist(),

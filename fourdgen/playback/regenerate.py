@@ -1,0 +1,163 @@
+"""The verb `regenerate`: videos of new views of an asset, made under its guidance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fourdgen import config as settings
+from fourdgen import workspace
+from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
+from fourdgen.data.capture import Capture, load_capture
+from fourdgen.data.video import write_video
+from fourdgen.generate import Footage, Generated, Guide, paths
+from fourdgen.generate.accept import Verdict, judge
+from fourdgen.generate.guide import render_guide
+from fourdgen.generate.video import GUIDING
+from fourdgen.render.carried import rasterizer_on
+from fourdgen.report import FourdgenError, Reporter, Silent
+from fourdgen.scene import files
+from fourdgen.scene.scene4d import Scene4D
+from fourdgen.stages import regenerate as stage
+from fourdgen.stages.regenerate import RegenerateConfig
+
+WORK = "work"  # what a stopped call has finished; gone when the call is over
+PREFIX = "regenerate."
+
+
+@dataclass(frozen=True)
+class RegenerateRequest:
+    """What `fourdgen regenerate` was asked for. `settings`: texts such as `regenerate.generator=video`.
+
+    `cameras` gives the paths instead of `views` paths into the least covered directions. None is not asked for.
+    """
+
+    output: Path
+    views: int | None = None
+    cameras: Path | None = None
+    clip: str | None = None
+    generator: str | None = None
+    model: str | None = None
+    prompt: str | None = None
+    seed: int = 0
+    settings: Sequence[str] = ()
+
+
+def resolve(request: RegenerateRequest) -> RegenerateConfig:
+    """The settings of a request. Raises FourdgenError for everything that can be known before any work."""
+    if request.output.is_file():
+        raise FourdgenError(f"{request.output} is a file", "name a folder with -o")
+    given = {name: getattr(request, name) for name in ("views", "cameras", "clip", "generator", "model", "prompt")}
+    texts = [f"{PREFIX}{name}={value}" for name, value in given.items() if value is not None]
+    if request.model is not None and request.generator is None:
+        texts.append(f"{PREFIX}generator=video")
+    texts += [text if "." in text.partition("=")[0] else PREFIX + text for text in request.settings]
+    nothing = settings.Recipe("regenerate", Path("regenerate"), "", ("regenerate",))
+    chosen: RegenerateConfig = settings.resolve(nothing, {"regenerate": RegenerateConfig}, texts)["regenerate"]
+    chosen = replace(chosen, rounds=1)
+    stage.check(workspace.Job((), request.output, request.output), chosen)
+    return chosen
+
+
+def regenerate(
+    scene_path: Path, request: RegenerateRequest, report: Reporter = Silent(), device: str = "cpu"
+) -> dict[str, dict[str, object]]:
+    """Writes NAME_guide.mp4 (what the asset shows), NAME_mask.mp4 (white: free to be made) and NAME.mp4 (the result) of
+    each view, and coverage.png, check.png, cameras.json and views.json for all. Returns what views.json holds: how much
+    of each view is believed.
+
+    A call that was stopped goes on where it was. Raises FourdgenError.
+    """
+    chosen = resolve(request)
+    scene = files.read(scene_path, report)
+    footage = Footage(scene, filmed_frames(scene))
+    planned = stage.plan(scene, chosen)
+    generator = stage.generator_of(chosen, device)
+    rasterizer = rasterizer_on(device)
+    output = request.output
+    with workspace.disk_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+        key = f"{workspace.hash_path(scene_path)} {workspace.settings_of(chosen)} {request.seed}"
+        work = output / f".{WORK}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+        work.mkdir(exist_ok=True)
+        job = workspace.Job((), scene_path, output)
+        context = workspace.Context(work, job, device, torch.get_num_threads(), request.seed, report)
+        stage.write_png(output / "coverage.png", paths.picture(scene, planned))
+        write_transforms_json(output / "cameras.json", entries_of(scene, planned))
+        found, rows = {}, []
+        for number, path in enumerate(planned):
+            guide = render_guide(footage, path, rasterizer, request.seed + 1000 * number)
+            made = stage.made_once(context, guide, footage, generator)
+            verdict = judge(guide, made)
+            stage.say(context, guide, verdict)
+            write_films(output, scene, guide, made)
+            rows.append(stage.check_row(guide, made, verdict))
+            found[guide.name] = judged(guide, verdict)
+        stage.write_png(output / "check.png", stage.stacked(rows))
+        (output / "views.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        workspace.remove(work)
+    return found
+
+
+def filmed_frames(scene: Scene4D) -> Capture:
+    """The frames that the asset was made of. Raises FourdgenError where the run folder has gone."""
+    folders = workspace.stage_folders(Path(scene.run_folder)) if scene.run_folder else []
+    for folder in folders:
+        if folder.name.endswith("-ingest"):
+            capture = load_capture(folder)
+            if set(scene.clips) <= {clip.name for clip in capture.clips}:
+                return capture
+    where = scene.run_folder or "its run folder, which the file does not name"
+    raise FourdgenError(
+        f"the filmed frames are not there: {where}",
+        "new views need the run folder that reconstruct left beside the asset",
+    )
+
+
+def write_films(folder: Path, scene: Scene4D, guide: Guide, made: Generated) -> None:
+    """Guide, mask and result of a view, as fast as the clip's time goes by."""
+    gaps = guide.seconds[1:] - guide.seconds[:-1]
+    fps = min(240.0, max(1.0, round(1 / float(gaps.median()), 3))) if len(gaps) else 24.0
+    free = (guide.confidence <= GUIDING).float()[..., None].expand(-1, -1, -1, 3)
+    films = {"_guide": guide.rgb, "_mask": free, "": torch.nan_to_num(made.rgb)}
+    for ending, pictures in films.items():
+        write_video(
+            folder / f"{guide.name}{ending}.mp4", (np.ascontiguousarray(stage.to_bytes(p)) for p in pictures), fps
+        )
+
+
+def judged(guide: Guide, verdict: Verdict) -> dict[str, object]:
+    return {
+        "clip": guide.clip,
+        "frames": len(guide),
+        "kept": int(verdict.kept.sum()),
+        "reason": verdict.reason,
+        "confident": float(
+            ((guide.confidence > GUIDING) & (guide.alpha > 0.5)).sum() / (guide.alpha > 0.5).sum().clamp_min(1)
+        ),
+        "weight": float(verdict.weight[verdict.alpha > 0.5].mean()),
+    }
+
+
+def entries_of(scene: Scene4D, planned: Sequence[paths.Path]) -> list[CameraEntry]:
+    """The paths as a cameras file, in the user's coordinates where the scene has them: `--cameras` takes it again."""
+    entries = []
+    for path in planned:
+        poses = path.cameras.cam_from_world.double()
+        if scene.world_from_input is not None:
+            poses = scene.world_from_input.inverse().move_cameras(poses).double()
+        clip = scene.clips[path.clip]
+        for t, seconds in enumerate(path.seconds.tolist()):
+            number = int(clip.frame_ids[int((clip.seconds - seconds).abs().argmin())])
+            view = path.name.removeprefix(f"{path.clip}-")
+            entries.append(
+                CameraEntry(f"{path.name}/{t:05d}.png", poses[t], path.cameras.K[t].double(), path.cameras.size,
+                            path.clip, number, view)
+            )  # fmt: skip
+    return entries

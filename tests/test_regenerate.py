@@ -1,0 +1,84 @@
+"""The verb `regenerate` on a scene that we drew: films, cameras, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fourdgen.data.cameras_io import read_camera_entries
+from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
+from fourdgen.data.video import read_video
+from fourdgen.generate.guide import given_paths
+from fourdgen.geometry.transforms import Sim3, so3_exp
+from fourdgen.playback.regenerate import RegenerateRequest, filmed_frames, regenerate, resolve
+from fourdgen.render import draw, pick
+from fourdgen.report import FourdgenError
+from fourdgen.scene import files
+from fourdgen.stages.regenerate import plan, to_bytes
+from tests.toy import toy_scene
+
+WORLD = Sim3(1.3, so3_exp(torch.tensor([0.5, -1.0, 2.0]).double()), torch.tensor([0.5, 0.2, -3.0]).double())
+
+
+@pytest.fixture(scope="module")
+def asset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scene.ply beside a run folder with the frames of its clips."""
+    folder, scene, rasterizer = tmp_path_factory.mktemp("asset"), toy_scene(), pick("auto", "cpu")
+    run, clips = folder / "scene.run", []
+    ingest = run / "01-ingest"
+    for name, clip in scene.clips.items():
+        for t in range(len(clip.seconds)):
+            out = draw(scene.at(name, float(clip.seconds[t])), clip.cameras[t], rasterizer=rasterizer)
+            alpha = out.alpha[0].clamp(0, 1)
+            write_picture(ingest, name, "rgb", t, to_bytes(out.rgb[0] / alpha.clamp_min(1e-4)[..., None]))
+            write_picture(ingest, name, "mask", t, to_bytes(alpha))
+        clips.append(Clip(name, name, clip.cameras.size, clip.seconds, clip.frame_ids))
+    save_capture(Capture(tuple(clips), ingest), ingest)
+    sure = replace(scene.surfels, confidence=torch.full((len(scene.surfels),), 0.6))
+    files.write(folder / "scene.ply", replace(scene, surfels=sure, run_folder=str(run), world_from_input=WORLD))
+    return folder / "scene.ply"
+
+
+def test_every_view_has_its_films_and_its_cameras(asset: Path, tmp_path: Path) -> None:
+    request = RegenerateRequest(tmp_path / "out", views=2, settings=("every=4",))
+    found = regenerate(asset, request)
+    assert set(found) == {"a-view1", "a-view2"}
+    for name in found:
+        for ending in ("", "_guide", "_mask"):
+            assert len(list(read_video(tmp_path / "out" / f"{name}{ending}.mp4"))) == 3
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"coverage.png", "check.png", "cameras.json", "views.json"} <= names
+    assert not any(name.startswith(".work") for name in names)
+    assert json.loads((tmp_path / "out" / "views.json").read_text())["a-view1"]["frames"] == 3
+
+
+def test_its_cameras_give_the_same_paths_again(asset: Path, tmp_path: Path) -> None:
+    request = RegenerateRequest(tmp_path, views=1, settings=("every=4",))
+    regenerate(asset, request)
+    scene = files.read(asset)
+    first = plan(scene, resolve(request))[0]
+    again = given_paths(scene, read_camera_entries(tmp_path / "cameras.json"))[0]
+    assert again.name == first.name
+    assert torch.allclose(again.seconds, first.seconds, atol=1e-5)
+    assert torch.allclose(again.cameras.cam_from_world, first.cameras.cam_from_world, atol=1e-4)
+
+
+def test_what_it_refuses_before_any_work(asset: Path, tmp_path: Path) -> None:
+    with pytest.raises(FourdgenError, match=r"regenerate.views: 0 is too few"):
+        resolve(RegenerateRequest(tmp_path, views=0))
+    with pytest.raises(FourdgenError, match="no such setting"):
+        resolve(RegenerateRequest(tmp_path, settings=("wievs=3",)))
+    with pytest.raises(FourdgenError, match="is a file"):
+        resolve(RegenerateRequest(asset))
+    assert resolve(RegenerateRequest(tmp_path, model="somewhere")).generator == "video"
+
+
+def test_without_the_filmed_frames_it_says_what_is_missing(asset: Path, tmp_path: Path) -> None:
+    with pytest.raises(FourdgenError, match="the filmed frames are not there"):
+        filmed_frames(replace(files.read(asset), run_folder=str(tmp_path)))
+    with pytest.raises(FourdgenError, match="the scene has no clip 'c'"):
+        regenerate(asset, RegenerateRequest(tmp_path, clip="c"))
