@@ -10,6 +10,7 @@ Lugmayr et al. 2022, RePaint).
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -229,7 +230,7 @@ def load(model: str, device: str, fetch: bool, report: Reporter) -> Any:
         ) from error
     local = Path(model).expanduser()
     if local.is_dir():
-        check_memory(local)
+        check_memory(local, device)
     report.emit("note", text=f"loading {model}" + (" (fetched from the hub if it is not here)" if fetch else ""))
     _quiet(diffusers)
     try:
@@ -239,7 +240,7 @@ def load(model: str, device: str, fetch: bool, report: Reporter) -> Any:
             warnings.simplefilter("ignore", FutureWarning)
             pipe = diffusers.DiffusionPipeline.from_pretrained(
                 str(local) if local.is_dir() else model, local_files_only=not fetch,
-                torch_dtype=torch.bfloat16 if device == "cuda" else torch.float32,
+                torch_dtype=_precision(device),
             )  # fmt: skip
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _no_memory("does not fit into memory") from error
@@ -256,6 +257,10 @@ def load(model: str, device: str, fetch: bool, report: Reporter) -> Any:
     _loaded.clear()
     _loaded[model, device] = pipe
     return pipe
+
+
+def _precision(device: str) -> torch.dtype:
+    return torch.bfloat16 if device == "cuda" else torch.float32
 
 
 def _quiet(diffusers: Any) -> None:
@@ -284,15 +289,20 @@ def _is_flow(scheduler: Any) -> bool:
     return type(scheduler).__name__.startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
 
 
-def weight_gigabytes(folder: Path) -> float:
-    """Size of the weights in a model's folder."""
-    files = [path for kind in ("*.safetensors", "*.bin") for path in folder.rglob(kind)]
-    return sum(path.stat().st_size for path in files) / 2**30
+def weight_gigabytes(folder: Path, bytes_each: int) -> float:
+    """Memory that the numbers in a model's folder take at this many bytes each, whatever they take in the files."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in folder.rglob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return count * bytes_each / 2**30
 
 
-def check_memory(folder: Path) -> None:
+def check_memory(folder: Path, device: str) -> None:
     """Raises FourdgenError where this machine's free memory is less than the weights and some room to work in."""
-    need, free = HEADROOM * weight_gigabytes(folder), free_gigabytes()
+    need, free = HEADROOM * weight_gigabytes(folder, _precision(device).itemsize), free_gigabytes()
     if free is not None and need > free:
         raise _no_memory(f"needs about {need:.0f} GB of memory, {free:.0f} GB are free")
 

@@ -136,7 +136,7 @@ def test_one_clear_error_where_weights_are_missing(tmp_path: Path) -> None:
 
 
 def test_one_clear_error_where_memory_is_short(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "free_gigabytes", lambda: 0.5 * video.weight_gigabytes(model))
+    monkeypatch.setattr(video, "free_gigabytes", lambda: 0.5 * video.weight_gigabytes(model, 4))
     monkeypatch.setattr(video, "_loaded", {})
     with pytest.raises(FourdgenError, match=r"needs about .* GB of memory"):
         small(model).generate(guide(), None, Silent())  # type: ignore[arg-type]
