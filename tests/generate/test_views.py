@@ -10,7 +10,7 @@ import torch
 from fourdgen.data.cameras_io import CameraEntry
 from fourdgen.data.capture import Capture, Clip, write_picture
 from fourdgen.fit.sampler import view_directions
-from fourdgen.generate import Footage, Generated, Guide, make_generator, paths
+from fourdgen.generate import Footage, Generated, Guide, fill, make_generator, paths
 from fourdgen.generate.accept import judge, silhouettes
 from fourdgen.generate.fill import Fill, agreed
 from fourdgen.generate.guide import given_paths, render_guide
@@ -166,3 +166,26 @@ def test_a_generator_of_another_package_by_name() -> None:
         make_generator("pathlib:Path", {})
     with pytest.raises(FourdgenError, match="cannot be made"):
         make_generator("nowhere.at_all:Thing", {})
+
+
+def test_a_moving_limb_is_looked_up_where_it_was(footage: Footage) -> None:
+    scene, clip = footage.scene, footage.scene.clips["a"]
+    here, there = scene.at("a", float(clip.seconds[0])), scene.at("a", float(clip.seconds[3]))
+    camera = clip.cameras[0]
+    shown = draw(here, camera, rasterizer=RASTERIZER)
+    points = fill._unproject(shown.depth[0] / shown.alpha[0].clamp_min(1e-4), camera)
+    carried = fill._carried(points, here, there, scene.surfels, camera, RASTERIZER, None)
+    arm = (shown.alpha[0] > 0.95) & (points[..., 0] < -0.6)
+    assert int(arm.sum()) > 20
+    gaps = [torch.cdist(places[arm], there.means).amin(1).mean() for places in (points, carried)]
+    assert float(gaps[1]) < 0.05 < float(gaps[0])
+
+
+def test_what_one_frame_alone_shows_is_doubted_even_where_nothing_is_known(guide: Guide) -> None:
+    unsure = replace(guide, confidence=torch.zeros_like(guide.confidence))
+    rgb = guide.rgb.clone()
+    rgb[2, 5:30, 5:20] = torch.tensor([0.6, 0.2, 0.1])
+    alone = judge(unsure, Generated(rgb, guide.alpha))
+    assert float(alone.agreement[2, 8:27, 8:17].max()) < 0.35
+    rgb[:, 5:30, 5:20] = torch.tensor([0.6, 0.2, 0.1])
+    assert float(judge(unsure, Generated(rgb, guide.alpha)).agreement.min()) > 0.9  # all frames show it
