@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,7 @@ class TrainConfig:
     needle_bound: float = 6.0  # aspect ratio from which a surfel counts as a needle
     pose_smoothness: float = 0.1  # weight of the acceleration of root-pose corrections
     pose_prior: float = 0.01  # weight of the size of root-pose corrections at the start, falling to a tenth
+    take_up: float = 0.5  # progress at which a round of regeneration goes on from the asset; 0: training starts anew
     densify_every: int = 150  # steps between births
     checkpoint_every: int = 1000  # steps between checkpoints
 
@@ -68,6 +70,12 @@ def plan(config: TrainConfig, step: int) -> tuple[int, float]:
         step -= count
         done += share
     return len(config.steps) - 1, 1.0
+
+
+def first_step(config: TrainConfig, begin: float) -> int:
+    """The first step whose progress is at least `begin`."""
+    steps = range(sum(config.steps))
+    return next((step for step in steps if plan(config, step)[1] >= begin), len(steps))
 
 
 def rate_factor(progress: float) -> Callable[[str], float]:
@@ -98,17 +106,24 @@ def train(
     checkpoint: Path,
     publish: Callable[[Model], None],
     report: Reporter = Silent(),
+    initial: Mapping[str, Any] | None = None,
+    begin: float = 0.0,
 ) -> Model:
     """Fit surfels, motion and (optionally) root poses. Goes on from `checkpoint` if it exists, and keeps it up to date.
 
-    `publish(model)` is called with each checkpoint, so that a usable asset exists early.
+    `publish(model)` is called with each checkpoint, so that a usable asset exists early. With `initial`, the state of a
+    trained model (`Model.trained`), training takes it up where all schedules stand at `begin`, 0..1.
     """
     generator = torch.Generator().manual_seed(seed)
     total = sum(config.steps)
     finest = Views(capture, tracks, config.levels[-1])
     most = config.max_surfels or max(500, round(config.surfels_per_pixel * finest.covered_pixels()))
-    model = start(finest, tracks, frames, clip_times, config, most, refine_poses, generator)
     growth, progress = Growth(), Progress()
+    if initial is None:
+        model = start(finest, tracks, frames, clip_times, config, most, refine_poses, generator)
+    else:
+        model = Model.taken_up(initial, clip_times, corrections_of(tracks, clip_times, refine_poses))
+        progress.step = first_step(config, begin)
     if checkpoint.exists():
         _resume(checkpoint, model, growth, progress, generator)
     else:
@@ -170,9 +185,15 @@ def start(
     seeds = shell(points, colors, share, max(200, most // 3), HULL_EXTENT, generator)
     centers, distance = spread_bones(points, config.bones, generator)
     motion = BoneMotion(centers, config.bone_extent * distance, clip_times, generator=generator)
+    return Model.from_seeds(seeds, motion, corrections_of(tracks, clip_times, refine_poses), Rates(), opacity=0.27)
+
+
+def corrections_of(
+    tracks: Mapping[str, ClipTrack], clip_times: Mapping[str, ClipTime], refine_poses: bool
+) -> PoseCorrections | None:
+    """Corrections of the filmed clips' poses, where they are to be refined."""
     filmed = {name: track for name, track in tracks.items() if clip_times[name].filmed}
-    corrections = PoseCorrections(filmed) if refine_poses else None
-    return Model.from_seeds(seeds, motion, corrections, Rates(), opacity=0.27)
+    return PoseCorrections(filmed) if refine_poses else None
 
 
 def _step_loss(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +13,7 @@ from torch import Tensor
 from fourdgen.data.records import ClipTrack
 from fourdgen.fit.hull import Seeds, facing_quats, seed_log_scale
 from fourdgen.geometry.transforms import rigid, so3_exp
-from fourdgen.scene.bones import BoneMotion
+from fourdgen.scene.bones import BoneMotion, ClipTime
 from fourdgen.scene.surfels import Surfels, sh_from_rgb
 
 SURFEL_PARAMETERS = ("means", "quats", "log_scales", "opacity", "sh")
@@ -103,6 +104,19 @@ class Model:
             "sh": sh_from_rgb(seeds.colors.clamp(0.02, 0.98)),
         }
         return Model(start, motion, corrections, rates)
+
+    @staticmethod
+    def taken_up(state: Mapping[str, Any], clips: Mapping[str, ClipTime], corrections: PoseCorrections | None) -> Model:
+        """The model of a `trained` state, with Adam anew. The clips must show the motions that it knows."""
+        centers = state["motion"]["centers"]
+        motion = BoneMotion(torch.zeros_like(centers), 1.0, clips)
+        motion.load_state_dict(state["motion"])
+        return Model(state["surfels"], motion, corrections, Rates())
+
+    def trained(self) -> dict[str, dict[str, Tensor]]:
+        """What training has found, without what it needs to go on exactly: see `state`."""
+        surfels = {name: tensor.detach() for name, tensor in self.p.items()}
+        return {"surfels": surfels, "motion": self.motion.state_dict()}
 
     def __len__(self) -> int:
         return self.p["means"].shape[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import cv2
@@ -28,6 +29,7 @@ from fourdgen.scene.scene4d import Scene4D, SceneClip
 from fourdgen.workspace import Context, Job, Stage
 
 SCENE = "scene.ply"
+STATE = "model.pt"  # what a round of regeneration takes up: the network of the motion is not in scene.ply
 CHECK_FRAMES = 8
 WORSE = 0.1  # dB on the filmed frames: a round that costs more is undone
 
@@ -38,6 +40,8 @@ def check(job: Job, config: TrainConfig) -> None:
         raise FourdgenError(
             "train.steps, train.levels, train.progress and train.growth differ in length", "one entry a level"
         )
+    if not 0 <= config.take_up < 1:
+        raise FourdgenError(f"train.take_up: {config.take_up:g} is no share of the training", "use 0 or more, below 1")
     if config.bones < 1:
         raise FourdgenError(f"train.bones: {config.bones} bones cannot move anything", "use 1 or more")
 
@@ -64,6 +68,7 @@ def run(
         checkpoint=ctx.folder / "checkpoint.pt", publish=publish, report=ctx.report,
     )  # fmt: skip
     scene = with_confidence(as_scene(model), capture, rasterizer)
+    torch.save(model.trained(), ctx.folder / STATE)
     views = Views(capture, track.clips, config.levels[-1])
     _report_quality(ctx, model, scene, views, frames, rasterizer)
     _draw_check(scene, views, frames, rasterizer, ctx.folder / "check.png")
@@ -84,10 +89,14 @@ def run_round(
     rasterizer = rasterizer_on(ctx.device)
     tracks = rounds.with_views(track.clips, before, made)
     both, filmed = joined(capture, made), replace(track, clips={name: tracks[name] for name in track.clips})
+    initial = None
+    if config.take_up > 0 and isinstance(before, Trained) and before.state is not None:
+        initial = torch.load(before.state, weights_only=True)
     model = loop.train(
         both, tracks, with_made, rounds.times_with_views(_clip_times(capture, alignment), made), config,
         refine_poses=not track.given, rasterizer=rasterizer, seed=ctx.seed,
         checkpoint=ctx.folder / "checkpoint.pt", publish=lambda model: None, report=ctx.report,
+        initial=initial, begin=config.take_up,
     )  # fmt: skip
     after = with_confidence(
         written_scene(model, capture, alignment, filmed, str(ctx.job.run_folder)), capture, rasterizer
@@ -101,6 +110,10 @@ def run_round(
     draws = rounds.draws_of(with_made, len(frames.names))
     ctx.report.emit("note", text=said + ("" if better else ": it is undone"), before=psnr[0], after=psnr[1],
                     kept=better, draws=draws)  # fmt: skip
+    if better:
+        torch.save(model.trained(), ctx.folder / STATE)
+    elif isinstance(before, Trained) and before.state is not None:
+        shutil.copyfile(before.state, ctx.folder / STATE)
     return after if better else before
 
 
@@ -205,8 +218,17 @@ def save(scene: Scene4D, folder: Path) -> None:
     files.write(folder / SCENE, scene)
 
 
+@dataclass(frozen=True)
+class Trained(Scene4D):
+    """A trained scene, and where the state lies that further training takes up."""
+
+    state: Path | None = None
+
+
 def load(folder: Path) -> Scene4D:
-    return files.read(folder / SCENE)
+    scene, state = files.read(folder / SCENE), folder / STATE
+    parts = {f.name: getattr(scene, f.name) for f in fields(scene)}
+    return Trained(**parts, state=state if state.is_file() else None)
 
 
 def facts(job: Job, config: TrainConfig, device: str) -> tuple[str, ...]:
