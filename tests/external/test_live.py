@@ -171,7 +171,7 @@ def test_it_shows_the_asset_and_follows_the_timeline(browser: Browser, viewer: V
     white = saved[..., :3] * (saved[..., 3:] / 255) + 255.0 * (1 - saved[..., 3:] / 255)
     assert psnr(later, white[:, :LEFT].round().astype(np.uint8)) > 30  # it came as a JPEG
     page.click(*button(page, "orbit video"))
-    video = downloaded(tmp_path / "got", "*.mp4", 180)
+    video = downloaded(tmp_path / "got", "*.mp4", 400)  # seconds enough for a machine that is busy with other things
     pictures = [frame.picture.astype(int) for frame in read_video(video, longest=160)]
     assert len(pictures) > 60
     assert np.abs(pictures[0] - pictures[len(pictures) // 2])[..., :3].max() > 50
