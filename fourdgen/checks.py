@@ -55,8 +55,9 @@ def truth_folder(given: Path | None, scene: Path) -> Path:
 
 def _around_inputs(scene: Path) -> list[Path]:
     """The folders that the clips of a scene lie in, and those above; none where the run folder is gone."""
-    run = ply.comment_of(scene, "run folder: ")
+    said = ply.comment_of(scene, "run folder: ")  # in ASCII, with escapes
     try:
+        run = said.encode("ascii").decode("unicode_escape")
         inputs = tomllib.loads((Path(run) / workspace.RUN).read_text(encoding="utf-8"))["paths"]["inputs"]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -316,7 +316,7 @@ def test_eval_finds_the_held_out_views_beside_the_clips(tmp_path: Path, scene: P
     from fourdgen import checks
     from fourdgen.scene import files
 
-    truth, run = tmp_path / "fox", tmp_path / "s.run"
+    truth, run = tmp_path / "fox", tmp_path / "für søn.run"
     (truth / "truth").mkdir(parents=True)
     (truth / "truth" / "transforms.json").write_text("{}")
     run.mkdir()
