@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +64,14 @@ class Capture:
     clips: tuple[Clip, ...]
     folder: Path
     elsewhere: Mapping[str, Path] = field(default_factory=dict)  # folders of the clips that do not lie in `folder`
+    tones: Mapping[str, tuple[Float[Tensor, "3"], Float[Tensor, "3"]]] = field(default_factory=dict)
+
+    def toned(self, tones: Mapping[str, tuple[Float[Tensor, "3"], Float[Tensor, "3"]]]) -> Capture:
+        """The same clips in the asset's colours: tones[clip] = (gain, bias), filmed = gain * asset + bias.
+
+        Colours are corrected as they are read; a clip without a tone keeps its own.
+        """
+        return replace(self, tones=dict(tones))
 
     def clip(self, name: str) -> Clip:
         """Raises KeyError for a name that is not there."""
@@ -90,7 +98,13 @@ class Capture:
             raise FourdgenError(
                 f"{path}: this picture of the run folder is missing or broken", "run again with --fresh"
             )
-        return np.ascontiguousarray(picture[..., ::-1]) if kind == "rgb" else picture
+        if kind != "rgb":
+            return picture
+        rgb = np.ascontiguousarray(picture[..., ::-1])
+        gain, bias = (tone.numpy() for tone in self.tones.get(clip_name, (torch.ones(3), torch.zeros(3))))
+        if (gain == 1).all() and (bias == 0).all():
+            return rgb
+        return np.clip((rgb - 255 * bias) / gain + 0.5, 0, 255).astype(np.uint8)
 
 
 def joined(capture: Capture, more: Capture) -> Capture:
@@ -99,7 +113,7 @@ def joined(capture: Capture, more: Capture) -> Capture:
     if both:
         raise ValueError(f"clips of the same name: {', '.join(sorted(both))}")
     homes = {clip.name: more.elsewhere.get(clip.name, more.folder) for clip in more.clips}
-    return Capture((*capture.clips, *more.clips), capture.folder, {**capture.elsewhere, **homes})
+    return Capture((*capture.clips, *more.clips), capture.folder, {**capture.elsewhere, **homes}, {**capture.tones, **more.tones})
 
 
 def _unit(picture: UInt8[np.ndarray, "h w *c"]) -> Float[Tensor, "h w *c"]:

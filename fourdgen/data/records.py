@@ -18,7 +18,7 @@ class ClipAlignment:
 
     `cam_from_root`: per frame. `K`: per frame, pixels at Clip.size. `confidence`: 0..1 per frame.
     `time_offset`, `time_rate`: reference seconds = rate * seconds + offset where clips show the same motion, else None.
-    `gain`, `bias`: reference colour = gain * colour + bias.
+    `gain`, `bias`: filmed colour = gain * asset colour + bias; the asset has the reference's colours.
     """
 
     cam_from_root: Float[Tensor, "t 4 4"]

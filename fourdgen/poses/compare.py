@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ SUBJECT = 1.7  # the subject's largest extent in the root frame: a radius of 0.8
 COLOR_WEIGHT = 3.0  # of colour against alpha, both mean L1
 GRID, GRID_REACH = 32, 1.15  # the hull is carved from GRID^3 points of the cube of this half side
 HULL_FRAMES = 24
+TINT_PRIOR = 0.01  # weight of the squared log gains and biases of colour
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Pace:
     stiff: float = 0.3  # weight of the nodes' squared shifts
     smooth: float = 0.5  # weight of the squared second difference of the rotations
     steady: float = 0.5  # the same of log distance
+    tint: float = 0.0  # log gain and bias of the colours of each clip but the first
     level: float = 0.0  # weight of the squared sines of the cameras' roll
 
 
@@ -100,6 +102,7 @@ class Fit:
         self.basis = torch.eye(count)
         self.turns = torch.zeros(count, 3, requires_grad=True)
         self.whole = torch.zeros(len(focal), 3, requires_grad=True)
+        self.tint = torch.zeros(len(focal) - 1, 6, requires_grad=True)  # log gain (3), bias (3)
         self.nodes: Nodes | None = None
         self.generator = torch.Generator().manual_seed(seed)
         self.raster = rasterizer()
@@ -141,7 +144,20 @@ class Fit:
         poses = self.poses() if poses is None else poses
         K = self.pictures[index].intrinsics(self.focals()[index])
         means = None if self.nodes is None else self.nodes.bent(self.model["means"], index)
-        return self.draw(Cameras(poses[index], K, (self.pictures.side,) * 2), means)
+        out = self.draw(Cameras(poses[index], K, (self.pictures.side,) * 2), means)
+        return out if len(self.tint) == 0 else replace(out, rgb=self._tinted(out, self.pictures.clip[index]))
+
+    def _tinted(self, out: RenderOut, clip: Tensor) -> Float[Tensor, "k s s 3"]:
+        """The model in the colours of the clips: filmed = gain * colour + bias where it is, white elsewhere."""
+        gain, bias = self.tones()
+        alpha = out.alpha[..., None]
+        behind = 1 - alpha
+        return gain[clip, None, None] * (out.rgb - behind) + bias[clip, None, None] * alpha + behind
+
+    def tones(self) -> tuple[Float[Tensor, "c 3"], Float[Tensor, "c 3"]]:
+        """Gain and bias of every clip's colours against the model's; the first clip's are 1 and 0."""
+        tint = torch.cat([torch.zeros(1, 6), self.tint])
+        return tint[:, :3].exp(), tint[:, 3:]
 
     def draw(self, cameras: Cameras, means: Float[Tensor, "v n 3"] | None = None) -> RenderOut:
         """The model as any cameras see it; `means`: its places in each view if it is bent."""
@@ -178,6 +194,7 @@ class Fit:
             ([self.turns], pace.turn), ([self.focal], pace.focal),
             ([m["means"]], 0.01 * pace.model), ([m["quats"], m["log_scales"]], 0.02 * pace.model),
             ([m["opacity"], m["color"]], 0.05 * pace.model), ([self.whole], pace.whole),
+            ([self.tint], pace.tint * min(1, len(self.tint))),
         ]  # fmt: skip
         if self.nodes is not None:
             groups.append(([self.nodes.shifts], pace.bend))
@@ -205,6 +222,8 @@ class Fit:
                 loss = loss + pace.steady * second_difference(self.place[:, 2:], self.pictures)
             if pace.whole > 0:
                 loss = loss + pace.tether * (self.whole**2).sum()
+            if pace.tint > 0:
+                loss = loss + TINT_PRIOR * (self.tint**2).sum()
             if self.nodes is not None:
                 loss = loss + pace.stiff * self.nodes.strain(index)
             grads = torch.autograd.grad(loss, every, allow_unused=True)

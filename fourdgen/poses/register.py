@@ -26,6 +26,7 @@ FRAMES = 24  # of each clip in the joint fit
 STEPS = (40, 60, 60)  # for each candidate: poses held, turning as wholes, bending a little; no body motion here
 POLISH = (80, 80, 100)  # for the chosen one, with a model carved from both: held, turning as wholes, bending
 NODES, WAVES = 20, 6  # body motion: how many points shift, in how many cosines of time
+TINT = 0.01  # rate of log gain and bias of colour
 HELD_LEVEL = 5.0  # weight of the horizon while paths keep their shape: it acts on the turns as wholes alone
 MARGIN = 1.03  # of the second best loss over the best
 STRANGER = (
@@ -74,6 +75,8 @@ class Registration:
     stranger: float
     fits: bool
     reason: str
+    gain: Float[Tensor, "3"]  # filmed colour of the other clip = gain * reference's colour + bias
+    bias: Float[Tensor, "3"]
 
 
 def votes(reference: Fit, other: Fit, upright: bool) -> list[Float[Tensor, "3 3"]]:
@@ -140,7 +143,7 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -
             [reference.place[few_r], place[few_o]], [reference.focal, other.focal], model=reference.model, seed=seed,
         )  # fmt: skip
         held, whole, free = (max(3, round(steps * effort)) for steps in STEPS)
-        joint.run(held, Pace(turn=0.0, smooth=0.0), batch=8, decay=False)
+        joint.run(held, Pace(turn=0.0, smooth=0.0, tint=TINT), batch=8, decay=False)
         joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.005, level=HELD_LEVEL), batch=8, decay=False)
         joint.use_basis(clip_cosines(joint.pictures, 4))
         joint.run(free, Pace(turn=0.004), batch=8)
@@ -167,7 +170,7 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -
         reason = "it may face another way than the reference (--reference, --cameras)"
     return Registration(
         joint.rotations().detach()[count:], joint.place.detach()[count:], rotation, margin, stranger,
-        stranger <= STRANGER, reason,
+        stranger <= STRANGER, reason, *(tone[1].detach() for tone in joint.tones()),
     )  # fmt: skip
 
 
@@ -186,7 +189,7 @@ def settle_together(joint: Fit, steps: tuple[int, int, int], effort: float, stif
     even its turn as a whole is tethered to where the votes put it: lowered heads pitch the whole root by 15 degrees.
     """
     held, whole, bent = (max(3, round(count * effort)) for count in steps)
-    joint.run(held, Pace(turn=0.0, smooth=0.0), batch=8, decay=False)
+    joint.run(held, Pace(turn=0.0, smooth=0.0, tint=TINT), batch=8, decay=False)
     several = len(joint.whole) > 1
     if several:
         joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.004, level=HELD_LEVEL), batch=8, decay=False)

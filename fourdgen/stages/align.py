@@ -27,7 +27,8 @@ from fourdgen import native
 from fourdgen.data.capture import Capture, stack
 from fourdgen.data.records import Alignment, ClipAlignment
 from fourdgen.data.sources import clip_names
-from fourdgen.poses import check, given, store, tracks
+from fourdgen.geometry.camera import Cameras
+from fourdgen.poses import check, given, store, timing, tracks
 from fourdgen.poses.hypotheses import azimuths
 from fourdgen.poses.pictures import Pictures, cut, mask_boxes, spread
 from fourdgen.poses.register import Solved, register
@@ -36,6 +37,7 @@ from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
 GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose finds the focal length
+SYNC_FRAMES = 72  # of each clip are compared to find out when it was filmed
 UNSURE = 0.5  # factor on the confidence of a clip that failed a test
 
 
@@ -117,7 +119,7 @@ def _given(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
         windows.append((clip.name, pictures, clips[clip.name].cam_from_root[pictures.frame]))
     check.draw_given(windows, ctx.folder / "check.png")
     ctx.report.emit("note", text=f"cameras given; the subject's radius is {radius:.3g} in their units")
-    return Alignment(_synchronised(clips, reference, config), reference, world, given=True)
+    return Alignment(_synchronised(ctx, config, capture, clips, reference), reference, world, given=True)
 
 
 def _plain(poses: Tensor, K: Tensor, confidence: Tensor, accepted: bool = True, reason: str = "") -> ClipAlignment:
@@ -126,13 +128,33 @@ def _plain(poses: Tensor, K: Tensor, confidence: Tensor, accepted: bool = True, 
     )
 
 
-def _synchronised(clips: dict[str, ClipAlignment], reference: str, config: AlignConfig) -> dict[str, ClipAlignment]:
-    """With --sync every clip shows the reference's motion, frame times as they are."""
+def _synchronised(
+    ctx: Context, config: AlignConfig, capture: Capture, clips: dict[str, ClipAlignment], reference: str
+) -> dict[str, ClipAlignment]:
+    """With --sync every clip shows the reference's motion; when it began and how fast it went is found."""
     if not config.sync:
         return clips
-    return {
-        name: clip if name == reference else replace(clip, synchronised_with=reference) for name, clip in clips.items()
-    }
+    seen = {name: _outlines(capture, name, clip) for name, clip in clips.items()}
+    out = {}
+    for name, clip in clips.items():
+        out[name] = clip
+        if name == reference:
+            continue
+        apart = timing.tangency(seen[reference][1:], seen[name][1:])
+        found = timing.find_time_map(apart, seen[reference][0], seen[name][0])
+        out[name] = replace(clip, synchronised_with=reference, time_offset=found.offset, time_rate=found.rate)
+        ctx.report.emit(
+            "note", text=f"{name} shows the motion of {reference} at {found.rate:.2f} x its time {found.offset:+.2f} s",
+            clip=name, offset=found.offset, rate=found.rate, cost=found.cost, plain=min(found.plain, 99.0),
+        )  # fmt: skip
+    return out
+
+
+def _outlines(capture: Capture, name: str, clip: ClipAlignment) -> tuple[Tensor, UInt8[np.ndarray, "t h w"], Cameras]:
+    """Times, masks and cameras of a clip's frames, at most SYNC_FRAMES of them."""
+    chosen = spread(len(clip.K), SYNC_FRAMES)
+    cameras = Cameras(clip.cam_from_root[chosen], clip.K[chosen], capture.clip(name).size)
+    return capture.clip(name).seconds[chosen], stack(capture, name, chosen)[1].numpy(), cameras
 
 
 def _windows(capture: Capture, name: str, most: int, side: int) -> Pictures:
@@ -259,11 +281,17 @@ def joined(ctx: Context, config: AlignConfig, capture: Capture, solutions: dict[
     clips, left_out = {}, {}
     fits = []
     for name, solution in solutions.items():
+        tone = torch.ones(3), torch.zeros(3)
         mine, doubts = solved[name], [] if solution.verdict.accepted else [solution.verdict.reason]
         if name != reference:
             found = register(solved[reference], mine, ctx.seed, config.effort)
             ctx.report.emit(
-                "note", text=f"{name} joins {reference}", margin=min(found.margin, 99.0), stranger=found.stranger
+                "note",
+                text=f"{name} joins {reference}",
+                margin=min(found.margin, 99.0),
+                stranger=found.stranger,
+                gain=found.gain.tolist(),
+                bias=found.bias.tolist(),
             )
             if not found.fits:
                 left_out[name] = found.reason
@@ -271,13 +299,15 @@ def joined(ctx: Context, config: AlignConfig, capture: Capture, solutions: dict[
                 continue
             if found.reason:
                 doubts.append(found.reason)
-            mine = replace(mine, rotation=found.rotation, place=found.place)
-        clips[name] = _all_frames(capture, name, mine, solution, not doubts, "; ".join(doubts))
+            mine, tone = replace(mine, rotation=found.rotation, place=found.place), (found.gain, found.bias)
+        frames = _all_frames(capture, name, mine, solution, not doubts, "; ".join(doubts))
+        clips[name] = replace(frames, gain=tone[0], bias=tone[1])
         # The reference's model from the clip's poses: it shows whether the clip was placed rightly beside it.
         shown = replace(mine, model=solved[reference].model)
         fits.append((_caption(name, solution, doubts), shown.fit()))
     check.draw_poses(fits, ctx.folder / "check.png")
-    return Alignment(_synchronised(clips, reference, config), reference, None, given=False, left_out=left_out)
+    clips = _synchronised(ctx, config, capture, clips, reference)
+    return Alignment(clips, reference, None, given=False, left_out=left_out)
 
 
 def _caption(name: str, solution: ClipSolution, doubts: list[str]) -> str:

@@ -52,6 +52,7 @@ def run(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: Align
 
 def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: Alignment) -> RootTrack:
     # The reference first: its root frame is the one that stays.
+    capture = capture.toned({name: (a.gain, a.bias) for name, a in alignment.clips.items()})
     names = sorted(alignment.clips, key=lambda name: name != alignment.reference)
     parts, rotation, place, focal = [], [], [], []
     for name in names:

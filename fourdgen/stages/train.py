@@ -49,6 +49,7 @@ def check(job: Job, config: TrainConfig) -> None:
 def run(
     ctx: Context, config: TrainConfig, capture: Capture, alignment: Alignment, track: RootTrack, frames: FrameSet
 ) -> Scene4D:
+    capture = capture.toned({name: (a.gain, a.bias) for name, a in alignment.clips.items()})
     rasterizer = rasterizer_on(ctx.device)
     ctx.report.emit("note", text=f"renderer: {rasterizer.name}")
     times = _clip_times(capture, alignment)

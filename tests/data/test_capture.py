@@ -82,3 +82,16 @@ def test_a_full_disk_is_noticed_when_a_picture_is_written(tmp_path: Path) -> Non
     place.symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         write_picture(tmp_path, "a", "rgb", 0, np.zeros((8, 8, 3), np.uint8))
+
+
+def test_toned_pictures_are_in_the_assets_colours(tmp_path: Path) -> None:
+    capture, rgb, mask = make(tmp_path)
+    asset = (0.2 + 0.5 * rgb / 255).astype(np.float32)
+    gain, bias = torch.tensor([0.8, 0.6, 0.9]), torch.tensor([0.05, 0.1, -0.02])
+    filmed = (np.clip(asset * gain.numpy() + bias.numpy(), 0, 1) * 255).round().astype(np.uint8)
+    for t in range(3):
+        write_picture(tmp_path, "a b", "rgb", t, filmed[t])
+    toned = capture.toned({"a b": (gain, bias)})
+    assert np.abs(stack(toned, "a b")[0].numpy() / 255 - asset).max() < 1 / 255 / 0.6 + 1e-3
+    assert np.array_equal(stack(toned, "a b")[1].numpy(), mask)
+    assert np.array_equal(stack(capture, "a b")[0].numpy(), filmed)  # the first capture stays as it was

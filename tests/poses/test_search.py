@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,6 +105,22 @@ def test_a_body_that_pitches_in_the_second_clip_does_not_tip_its_cameras(turning
     assert found.fits
     assert float(tilt(found.rotation)) < math.sin(math.radians(3)) ** 2
     assert float(rotation_angle_degrees(found.rotation, others.cam_from_world[:, :3, :3]).median()) < 7
+
+
+def test_registration_finds_another_exposure(turning: tuple) -> None:  # type: ignore[type-arg]
+    cameras, rgb, mask = turning
+    others = orbit(torch.linspace(100, 280, 14), elevation=25.0)
+    picture, alpha = film(others)
+    gain, bias = np.array([0.7, 0.6, 0.75]), np.array([0.02, 0.1, 0.05])
+    darker = np.clip(picture * gain + 255 * bias, 0, 255).astype(np.uint8)
+    reference, other = _solved(rgb, mask, cameras), _solved(darker, alpha, others)
+    found = register(reference, other, seed=0, effort=0.35)
+    assert found.fits
+    # What counts is what the correction does to the middle of the range; gain and bias trade against each other.
+    middle = found.gain * 0.5 + found.bias
+    assert np.allclose(middle.numpy(), 0.5 * gain + bias, atol=0.06)
+    same = register(reference, _solved(picture, alpha, others), seed=0, effort=0.35)
+    assert np.allclose((same.gain * 0.5 + same.bias).numpy(), 0.5, atol=0.04)
 
 
 def test_zero_shift_of_the_nodes_is_no_motion_and_turns_are_not_theirs(turning: tuple) -> None:  # type: ignore[type-arg]

@@ -1,0 +1,67 @@
+"""The time map between two views of one motion: found to a frame from outlines and cameras."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fourdgen.poses.timing import find_time_map, tangency
+from tests.poses.subject import film, orbit
+
+RATE = 12.0  # frames a second
+
+
+def _hop(seconds: torch.Tensor) -> torch.Tensor:
+    """Where the figure is at a time: it hops faster and faster."""
+    return 0.25 * torch.sin(2.2 * seconds + 0.6 * seconds**2)
+
+
+def _filmed(azimuth: float, sweep: float, times: torch.Tensor):  # type: ignore[no-untyped-def]
+    """Outlines and cameras of the motion at `times` of its own clock."""
+    cameras = orbit(azimuth + torch.linspace(0, sweep, len(times)), elevation=15.0)
+    moved = cameras.cam_from_world.clone()
+    moved[:, :3, 3] += moved[:, :3, 1] * _hop(times)[:, None]  # the figure goes up and down, not the camera
+    return film(replace(cameras, cam_from_world=moved))[1], cameras
+
+
+@pytest.fixture(scope="module")
+def reference():  # type: ignore[no-untyped-def]
+    times = torch.arange(30) / RATE
+    return times, _filmed(0.0, 0.0, times)
+
+
+@pytest.mark.parametrize(("offset", "rate", "sweep"), [(7 / RATE, 1.0, 0.0), (0.0, 0.8, 0.0), (0.25, 1.25, 60.0)])
+def test_offset_and_rate_are_found(reference, offset: float, rate: float, sweep: float) -> None:  # type: ignore[no-untyped-def]
+    times, first = reference
+    seconds = torch.arange(22) / RATE
+    second = _filmed(80.0, sweep, rate * seconds + offset)
+    found = find_time_map(tangency(first, second), times, seconds)
+    assert found.rate == pytest.approx(rate, rel=0.05)
+    middle = float(seconds.mean())
+    assert abs(found.rate * middle + found.offset - (rate * middle + offset)) < 1 / RATE
+    assert found.plain > 1.5 * found.cost
+
+
+def test_own_times_stay_where_nothing_fits_better(reference) -> None:  # type: ignore[no-untyped-def]
+    times, first = reference
+    found = find_time_map(tangency(first, _filmed(80.0, 0.0, times)), times, times)
+    assert (found.offset, found.rate) == (0.0, 1.0)
+
+
+def test_one_centre_tells_nothing(reference) -> None:  # type: ignore[no-untyped-def]
+    """Without a baseline there are no planes: no map is made up."""
+    times, first = reference
+    apart = tangency(first, _filmed(0.0, 0.0, times))
+    assert bool(torch.isnan(torch.from_numpy(apart)).all())
+    found = find_time_map(apart, times, times)
+    assert (found.offset, found.rate) == (0.0, 1.0)
+    assert math.isinf(found.cost)
+
+
+def test_planes_that_touch_a_rigid_subject_agree() -> None:
+    """At the same instant both views' outermost planes coincide, to the size of a pixel."""
+    first, second = _filmed(0.0, 0.0, torch.zeros(3)), _filmed(70.0, 20.0, torch.zeros(3))
+    assert abs(tangency(first, second)).max() < 0.05
