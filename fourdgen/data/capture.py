@@ -113,7 +113,9 @@ def joined(capture: Capture, more: Capture) -> Capture:
     if both:
         raise ValueError(f"clips of the same name: {', '.join(sorted(both))}")
     homes = {clip.name: more.elsewhere.get(clip.name, more.folder) for clip in more.clips}
-    return Capture((*capture.clips, *more.clips), capture.folder, {**capture.elsewhere, **homes}, {**capture.tones, **more.tones})
+    return Capture(
+        (*capture.clips, *more.clips), capture.folder, {**capture.elsewhere, **homes}, {**capture.tones, **more.tones}
+    )
 
 
 def _unit(picture: UInt8[np.ndarray, "h w *c"]) -> Float[Tensor, "h w *c"]:

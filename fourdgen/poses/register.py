@@ -18,6 +18,7 @@ from fourdgen.poses.accept import bank_costs, looking_at_subject, view_bank
 from fourdgen.poses.compare import Fit, Nodes, Pace, clip_cosines
 from fourdgen.poses.level import about_y, level_turn
 from fourdgen.poses.pictures import Pictures, join, spread
+from fourdgen.poses.stranger import color_distance, strange
 
 CANDIDATES = 4
 APART = 40.0  # degrees between candidates
@@ -29,9 +30,6 @@ NODES, WAVES = 20, 6  # body motion: how many points shift, in how many cosines 
 TINT = 0.01  # rate of log gain and bias of colour
 HELD_LEVEL = 5.0  # weight of the horizon while paths keep their shape: it acts on the turns as wholes alone
 MARGIN = 1.03  # of the second best loss over the best
-STRANGER = (
-    2.0  # by this factor the losses of two clips of different subjects grow in one model; of one subject 1.4 to 1.6
-)
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ class Solved:
 class Registration:
     """`rotation`, `place`: the other clip's poses in the reference's root frame. `margin`: how much worse the next
     rotation fits, as a factor. `stranger`: losses of both clips in company over their losses alone (geometric mean).
+    `apart`: between the subjects' colours. `gain`, `bias`: other clip's colour = gain * reference's + bias.
     """
 
     rotation: Float[Tensor, "n 3 3"]
@@ -73,9 +72,10 @@ class Registration:
     other_from_reference: Float[Tensor, "3 3"]
     margin: float
     stranger: float
+    apart: float
     fits: bool
     reason: str
-    gain: Float[Tensor, "3"]  # filmed colour of the other clip = gain * reference's colour + bias
+    gain: Float[Tensor, "3"]
     bias: Float[Tensor, "3"]
 
 
@@ -144,7 +144,7 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -
         )  # fmt: skip
         held, whole, free = (max(3, round(steps * effort)) for steps in STEPS)
         joint.run(held, Pace(turn=0.0, smooth=0.0, tint=TINT), batch=8, decay=False)
-        joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.005, level=HELD_LEVEL), batch=8, decay=False)
+        joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.005, level=HELD_LEVEL, tint=TINT / 2), batch=8, decay=False)
         joint.use_basis(clip_cosines(joint.pictures, 4))
         joint.run(free, Pace(turn=0.004), batch=8)
         results.append((joint.score(), rotation, turned, place))
@@ -163,14 +163,16 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -
         for clip, together in ((reference, errors[:count]), (other, errors[count:]))
     ]
     stranger = math.sqrt(worse[0] * worse[1])
-    reason = ""
-    if stranger > STRANGER:
+    gain, bias = (tone[1].detach() for tone in joint.tones())
+    apart = color_distance(reference.pictures, other.pictures)
+    unlike, reason = strange(stranger, apart), ""
+    if unlike:
         reason = "it looks like another subject than the reference (--reference)"
     elif margin < MARGIN:
         reason = "it may face another way than the reference (--reference, --cameras)"
     return Registration(
-        joint.rotations().detach()[count:], joint.place.detach()[count:], rotation, margin, stranger,
-        stranger <= STRANGER, reason, *(tone[1].detach() for tone in joint.tones()),
+        joint.rotations().detach()[count:], joint.place.detach()[count:], rotation, margin, stranger, apart,
+        not unlike, reason, gain, bias,
     )  # fmt: skip
 
 
@@ -192,9 +194,9 @@ def settle_together(joint: Fit, steps: tuple[int, int, int], effort: float, stif
     joint.run(held, Pace(turn=0.0, smooth=0.0, tint=TINT), batch=8, decay=False)
     several = len(joint.whole) > 1
     if several:
-        joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.004, level=HELD_LEVEL), batch=8, decay=False)
+        joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.004, level=HELD_LEVEL, tint=TINT / 2), batch=8, decay=False)
     joint.nodes = Nodes(joint, NODES, WAVES)
-    pace = Pace(turn=0.0, smooth=0.0, whole=0.003 * several, bend=0.004, stiff=stiff, level=HELD_LEVEL)
+    pace = Pace(turn=0.0, smooth=0.0, whole=0.003 * several, bend=0.004, stiff=stiff, level=HELD_LEVEL, tint=TINT / 2)
     joint.run(bent, pace, batch=8, decay=False)
 
 

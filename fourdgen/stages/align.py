@@ -37,6 +37,7 @@ from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
 GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose finds the focal length
+SAME_PICTURE = 1.0  # mean difference of two frames, of 255, up to which they show the same
 SYNC_FRAMES = 72  # of each clip are compared to find out when it was filmed
 UNSURE = 0.5  # factor on the confidence of a clip that failed a test
 
@@ -189,10 +190,13 @@ def _die_with_parent() -> None:
 def _solve_all(ctx: Context, config: AlignConfig, capture: Capture) -> dict[str, ClipSolution]:
     """Every clip alone: side by side in processes, or one after the other; the result is the same."""
     names = [clip.name for clip in capture.clips]
-    jobs = [
-        pickle.dumps((capture, name, _settings(ctx, config), str(ctx.folder / f"progress-{i}")))
-        for i, name in enumerate(names)
-    ]
+    jobs = []
+    for i, name in enumerate(names):
+        settings = _settings(ctx, config)
+        if _motionless(capture, name):
+            ctx.report.warn(f"{name}: all frames are the same picture, so the view counts as still")
+            settings = replace(settings, turn="none")
+        jobs.append(pickle.dumps((capture, name, settings, str(ctx.folder / f"progress-{i}"))))
     workers = min(len(jobs), ctx.threads)
     if workers > 1:
         try:
@@ -207,6 +211,17 @@ def _solve_all(ctx: Context, config: AlignConfig, capture: Capture) -> dict[str,
     for i in range(len(jobs)):
         (ctx.folder / f"progress-{i}").unlink(missing_ok=True)
     return dict(zip(names, (pickle.loads(result) for result in done), strict=True))
+
+
+def _motionless(capture: Capture, name: str) -> bool:
+    """Whether no frame of a clip differs from the first by more than compression does, where the subject is."""
+    rgb, mask = (
+        frames.numpy().astype(np.int16) for frames in stack(capture, name, spread(len(capture.clip(name)), 12))
+    )
+    inside = mask.max(0) > 127
+    if not inside.any():
+        return False
+    return bool((np.abs(rgb - rgb[:1])[:, inside].mean((1, 2)) < SAME_PICTURE).all())
 
 
 def _side_by_side(ctx: Context, jobs: list[bytes], workers: int) -> list[bytes]:
@@ -290,6 +305,7 @@ def joined(ctx: Context, config: AlignConfig, capture: Capture, solutions: dict[
                 text=f"{name} joins {reference}",
                 margin=min(found.margin, 99.0),
                 stranger=found.stranger,
+                apart=found.apart,
                 gain=found.gain.tolist(),
                 bias=found.bias.tolist(),
             )

@@ -115,12 +115,23 @@ def test_registration_finds_another_exposure(turning: tuple) -> None:  # type: i
     darker = np.clip(picture * gain + 255 * bias, 0, 255).astype(np.uint8)
     reference, other = _solved(rgb, mask, cameras), _solved(darker, alpha, others)
     found = register(reference, other, seed=0, effort=0.35)
-    assert found.fits
+    assert found.fits, found.reason
     # What counts is what the correction does to the middle of the range; gain and bias trade against each other.
     middle = found.gain * 0.5 + found.bias
     assert np.allclose(middle.numpy(), 0.5 * gain + bias, atol=0.06)
     same = register(reference, _solved(picture, alpha, others), seed=0, effort=0.35)
     assert np.allclose((same.gain * 0.5 + same.bias).numpy(), 0.5, atol=0.04)
+
+
+def test_another_subject_does_not_fit(turning: tuple) -> None:  # type: ignore[type-arg]
+    """A figure in other paint that lies on its side: neither its colours nor its shape are the reference's."""
+    cameras, rgb, mask = turning
+    others = orbit(torch.linspace(100, 280, 14), elevation=25.0)
+    lying, alpha = film(others, turned=so3_exp(torch.tensor([0.0, 0.0, math.pi / 2])))
+    painted = np.ascontiguousarray(255 - lying[..., [1, 2, 0]] // 2)
+    found = register(_solved(rgb, mask, cameras), _solved(painted, alpha, others), seed=0, effort=0.35)
+    assert not found.fits
+    assert "another subject" in found.reason
 
 
 def test_zero_shift_of_the_nodes_is_no_motion_and_turns_are_not_theirs(turning: tuple) -> None:  # type: ignore[type-arg]

@@ -162,6 +162,39 @@ def test_turn_against_the_flow_is_obeyed_with_a_warning(tmp_path: Path) -> None:
     assert any("--turn ccw is obeyed" in warning for warning in context.report.warnings)  # type: ignore[attr-defined]
 
 
+def test_equal_frames_are_still_with_a_warning(tmp_path: Path) -> None:
+    cameras = orbit(torch.full((5,), 30.0))
+    capture = _capture(tmp_path, [_clip(tmp_path, "a", cameras)])
+    context = _context(tmp_path, "align")
+    aligned = align.STAGE.run(context, align.AlignConfig(side=24, surfels=100, effort=0.03), capture)
+    heard = context.report.warnings  # type: ignore[attr-defined]
+    assert heard == ["a: all frames are the same picture, so the view counts as still"]
+    rotation = aligned.clips["a"].cam_from_root[:, :3, :3]
+    assert torch.equal(rotation, rotation[:1].expand_as(rotation))
+
+
+def test_given_cameras_and_sync_find_when_a_clip_began(tmp_path: Path) -> None:
+    """The figure moves; b began 4 frames after a."""
+    clips = []
+    for name, azimuth, late in (("a", 0.0, 0), ("b", 75.0, 4)):
+        cameras = orbit(torch.full((20,), azimuth))
+        height = 0.25 * torch.sin(0.3 * (torch.arange(20) + late) + 0.01 * (torch.arange(20) + late) ** 2)
+        moved = cameras.cam_from_world.clone()
+        moved[:, :3, 3] += moved[:, :3, 1] * height[:, None]
+        clip = _clip(tmp_path, name, replace(cameras, cam_from_world=moved))
+        clips.append(replace(clip, cameras=cameras))
+    capture = _capture(tmp_path, clips)
+    aligned = align.STAGE.run(_context(tmp_path, "align"), align.AlignConfig(sync=True), capture)
+    assert aligned.clips["a"].synchronised_with is None
+    b = aligned.clips["b"]
+    assert b.synchronised_with == "a"
+    middle = float(clips[1].seconds.mean())
+    assert abs(b.time_rate * middle + b.time_offset - (middle + 4 / 24)) < 1 / 24
+    assert b.time_rate == pytest.approx(1, abs=0.05)
+    plain = align.STAGE.run(_context(tmp_path, "plain"), align.AlignConfig(), capture)
+    assert plain.clips["b"].synchronised_with is None
+
+
 def test_settings_out_of_range_are_refused() -> None:
     for bad in ({"fov": 200.0}, {"sweep": 0.0}, {"effort": 0.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
