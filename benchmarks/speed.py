@@ -112,13 +112,13 @@ class Times:
     wall: float
 
 
-def take_turns(functions: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Times]:
-    """Least times over as many turns as fit, at least five. Two calls each: the second finds the caches its own."""
+def take_turns(functions: Mapping[str, Callable[[], object]], seconds: float, least: int = 5) -> dict[str, Times]:
+    """Least times over as many turns as fit. Two calls each: the second finds the caches its own."""
     best = dict.fromkeys(functions, (math.inf, math.inf))
     for function in functions.values():
         function()
     begin, turns = time.perf_counter(), 0
-    while turns < 5 or time.perf_counter() - begin < seconds:
+    while turns < least or time.perf_counter() - begin < seconds:
         turns += 1
         for name, function in functions.items():
             for _ in range(2):
@@ -139,9 +139,9 @@ def torch_threads(count: int) -> Any:
         torch.set_num_threads(before)
 
 
-def measured(peers: list[Any], case: Case, threads: int, seconds: float) -> dict[str, Times]:
+def measured(peers: list[Any], case: Case, threads: int, seconds: float, least: int = 5) -> dict[str, Times]:
     with torch_threads(threads):
-        return take_turns({k: f for peer in peers for k, f in calls(peer, case, threads).items()}, seconds)
+        return take_turns({k: f for peer in peers for k, f in calls(peer, case, threads).items()}, seconds, least)
 
 
 def floor(pairs: int) -> tuple[float, float]:
@@ -370,7 +370,7 @@ def main() -> None:
         print(f"{name:28} {value:.3f}" if isinstance(value, float) else f"{name:28} {value}", flush=True)
     if not given.brief:
         slow = [Tiled(), *others]
-        for name, times in measured(slow, case, 1, 0).items():
+        for name, times in measured(slow, case, 1, 0, least=1).items():
             figures[f"{name} ms_1t"] = times.cpu
             ours = one[name.replace(name.split(" forward")[0], "fourdgen")].cpu
             print(f"{name}: {times.cpu:.0f} ms of one thread, {times.cpu / ours:.1f} times ours", flush=True)

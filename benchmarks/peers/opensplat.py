@@ -30,8 +30,10 @@ class OpenSplat:
     def __init__(self, sources: Path) -> None:
         from torch.utils.cpp_extension import load
 
-        folder = Path(tempfile.mkdtemp())
-        (folder / "shim.cpp").write_text(SHIM, encoding="utf-8")
+        folder = Path(tempfile.gettempdir()) / "opensplat_peer"  # kept: it takes a minute to compile
+        folder.mkdir(exist_ok=True)
+        if not (folder / "shim.cpp").exists():
+            (folder / "shim.cpp").write_text(SHIM, encoding="utf-8")
         sources = sources.resolve()
         files = ["project_gaussians.cpp", "rasterize_gaussians.cpp", "rasterizer/gsplat-cpu/gsplat_cpu.cpp"]
         load(
