@@ -37,7 +37,7 @@ def pick(name: str = "auto", device: str = "cpu", threads: int | None = None, re
         return _cpu(kind, threads)
     if name == "cuda":
         return _cuda(kind)
-    report.warn(f"the tiled rasterizer is about 200 times slower than the compiled ones: {BUILD_HINT}")
+    report.warn(f"the tiled rasterizer is hundreds of times slower than the compiled ones: {BUILD_HINT}")
     return TiledRasterizer()
 
 
@@ -45,7 +45,7 @@ def _best(kind: str, threads: int | None, report: Reporter) -> Rasterizer:
     try:
         best = _cuda(kind) if kind == "cuda" else _cpu(kind, threads)
     except FourdgenError as error:
-        report.warn(f"{error.message}; the tiled rasterizer is used, about 200 times slower ({error.hint})")
+        report.warn(f"{error.message}; the tiled rasterizer is used, hundreds of times slower ({error.hint})")
         return TiledRasterizer()
     report.emit("note", text=f"rasterizer: {best.name}" + (f" ({native.build()})" if best.name == "cpu" else ""))
     return best

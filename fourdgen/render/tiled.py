@@ -1,4 +1,4 @@
-"""The rasterizer in plain torch: any device, autograd, no compiler. Two hundred times slower than the kernels.
+"""The rasterizer in plain torch: any device, autograd, no compiler. Hundreds of times slower than the kernels.
 
 Every tile takes the surfels whose box touches it, near to far, and composites them densely.
 """
