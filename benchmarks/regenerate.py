@@ -5,8 +5,9 @@
 Every scene is reconstructed with its true cameras (`--unknown`: without), then continued by one round with each of
 these generators: `perfect` shows bench/<scene>/gen, the true pictures; `damaged` spoils them (colour shift, small
 warps, flicker, a wrong limb in a fifth of the frames); `unfiltered` is the damaged one with everything accepted; `fill`
-is the product's own, on its own paths. `gap` is the true pictures with full weight: what could be gained. Further words
-go to `reconstruct`, such as `--set train.steps=[1500,1150,600]`.
+is the product's own, on its own paths. `more` is a round's training on the filmed frames alone, against which all
+rounds have to be held; `gap` is training from the start with the true pictures at full weight: what could be gained.
+Further words go to `reconstruct`, such as `--set train.steps=[1500,1150,600]`.
 
 `--calibrate` fits the numbers of fourdgen/fit/confidence.py to the scenes that are there and prints them, with the AUC
 of each scene when it was left out.
@@ -34,7 +35,7 @@ from fourdgen.data.capture import Capture, load_capture
 from fourdgen.evaluate import confidence as trust
 from fourdgen.evaluate.register import register
 from fourdgen.evaluate.truth import Truth, matched, read_truth
-from fourdgen.fit import confidence, metrics
+from fourdgen.fit import confidence, loop, metrics, rounds
 from fourdgen.generate import Footage, Generated, Guide
 from fourdgen.generate.accept import judge
 from fourdgen.geometry.fit import similarity_between
@@ -42,6 +43,7 @@ from fourdgen.geometry.transforms import Sim3
 from fourdgen.render import draw, pick
 from fourdgen.report import Reporter, Silent
 from fourdgen.scene import files
+from fourdgen.scene.bones import ClipTime
 from fourdgen.scene.entries import camera_of
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.stages import regenerate, train
@@ -213,9 +215,11 @@ def bench_scene(given: argparse.Namespace, scene: str, seed: int) -> dict[str, o
         if kind != "fill" and given.unknown:
             continue
         began, spent = time.monotonic(), time.process_time()
+        figures: dict[str, object] = {}
         if kind == "gap":
             scene_after = gap(base, run, given.bench / scene / "gen", request)
-            figures: dict[str, object] = {}
+        elif kind == "more":
+            scene_after = more(request)
         else:
             settings = ["regenerate.rounds=1", *kinds[kind]]
             after = pipeline.reconstruct(request_of(given, scene, seed, *settings), Silent())
@@ -255,10 +259,35 @@ def gap(base: Scene4D, run: Path, gen: Path, request: pipeline.Request) -> Scene
     guard, train.WORSE = train.WORSE, math.inf
     try:
         return train.run_round(
-            context, rows["train"].config, capture, alignment, track, frames, base, Capture(tuple(clips), folder)
+            context,
+            replace(rows["train"].config, take_up=0.0),
+            capture,
+            alignment,
+            track,
+            frames,
+            base,
+            Capture(tuple(clips), folder),
         )
     finally:
         train.WORSE = guard
+
+
+def more(request: pipeline.Request) -> Scene4D:
+    """What a round trains, on the filmed frames alone."""
+    rows = {row.stage.name: row for row in pipeline.plan(request).rows}
+    capture, alignment, track, frames, before = (
+        rows[name].stage.load(rows[name].folder) for name in ("ingest", "align", "root_pose", "sample", "train")
+    )
+    config = rows["train"].config
+    times = {name: ClipTime(capture.clip(name).seconds.float(), name) for name in track.clips}
+    model = loop.train(
+        capture, rounds.with_views(track.clips, before, Capture((), capture.folder)), frames, times, config,
+        refine_poses=not track.given, rasterizer=RASTERIZER, seed=request.seed,
+        checkpoint=request.output.with_suffix(".more"), publish=lambda model: None,
+        initial=torch.load(before.state, weights_only=True), begin=config.take_up,
+    )  # fmt: skip
+    request.output.with_suffix(".more").unlink(missing_ok=True)
+    return train.written_scene(model, capture, alignment, track, "")
 
 
 def acceptance(scene: Scene4D, capture: Capture, gen: Path, seed: int) -> dict[str, float]:
@@ -339,7 +368,7 @@ def main() -> None:
     parser.add_argument("--bench", type=Path, default=os.environ.get("FOURDGEN_BENCH"))
     parser.add_argument("--scenes", default="fox,knight,shiba")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--kinds", default="gap,perfect,damaged,unfiltered,fill")
+    parser.add_argument("--kinds", default="more,gap,perfect,damaged,unfiltered,fill")
     parser.add_argument("--unknown", action="store_true")
     parser.add_argument("--calibrate", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("build/regenerate"))

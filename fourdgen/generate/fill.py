@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fourdgen import weights
 from fourdgen.data.capture import Frame
+from fourdgen.fit.metrics import mask_box
 from fourdgen.fit.sampler import view_directions
 from fourdgen.generate import Footage, Generated, Guide
 from fourdgen.generate.symmetry import Mirror, find_mirror
@@ -68,7 +69,8 @@ class Fill:
         self, guide: Guide, t: int, footage: Footage, views: _FilmedViews, rasterizer: Rasterizer, mirror: Mirror | None
     ) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w"]]:
         """Colour of each pixel's piece of surface in the filmed frames, and a share: 1 where frames agree, else 0."""
-        camera = guide.cameras[t]
+        window = _subject_window(guide.alpha[t])
+        camera = _cut(guide.cameras[t], window)
         state = footage.scene.at(guide.clip, float(guide.seconds[t]))
         shown = draw(state, camera, rasterizer=rasterizer)
         depth = shown.depth[0] / shown.alpha[0].clamp_min(1e-4)
@@ -81,7 +83,9 @@ class Fill:
             color, weight = views.look_up(name, index, there)
             found.append(color)
             shares.append(weight * inside)
-        return agreed(torch.stack(found), torch.stack(shares))
+        color, share = torch.zeros_like(guide.rgb[t]), torch.zeros_like(guide.alpha[t])
+        color[window], share[window] = agreed(torch.stack(found), torch.stack(shares))
+        return color, share
 
 
 def agreed(
@@ -96,6 +100,21 @@ def agreed(
     mean = (kept[..., None] * colors).sum(0) / kept.sum(0).clamp_min(1e-6)[..., None]
     enough = (near.sum(0) >= 2) & (kept.sum(0) >= (2 / 3) * weights.sum(0))
     return mean, enough.float()
+
+
+def _subject_window(alpha: Float[Tensor, "h w"]) -> tuple[slice, slice]:
+    """Rows and columns that hold the subject: what lies outside costs as much and is white."""
+    box = mask_box(alpha > 0.5)
+    return box if box is not None else (slice(0, 1), slice(0, 1))
+
+
+def _cut(camera: Cameras, window: tuple[slice, slice]) -> Cameras:
+    """The camera whose picture is a window of another's."""
+    rows, columns = window
+    K = camera.K.clone()
+    K[:, 0, 2] -= columns.start
+    K[:, 1, 2] -= rows.start
+    return Cameras(camera.cam_from_world, K, (columns.stop - columns.start, rows.stop - rows.start))
 
 
 def _unproject(depth: Float[Tensor, "h w"], camera: Cameras) -> Float[Tensor, "h w 3"]:
