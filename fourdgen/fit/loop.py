@@ -17,11 +17,12 @@ from fourdgen.fit import losses, sampler
 from fourdgen.fit.density import Growth
 from fourdgen.fit.hull import carve, shell, spread_bones
 from fourdgen.fit.model import Model, PoseCorrections, Rates
+from fourdgen.fit.rebuild import observe, rebuild
 from fourdgen.fit.views import Views
 from fourdgen.geometry.camera import Cameras
 from fourdgen.render import Rasterizer
 from fourdgen.report import Reporter, Silent
-from fourdgen.scene.bones import BoneMotion, ClipTime, rigidity
+from fourdgen.scene.bones import BoneMotion, ClipTime, acceleration, rigidity
 from fourdgen.scene.surfels import rgb_from_sh
 
 HULL_EXTENT = 1.3  # half side of the cube that is carved; the subject's radius is 0.5-1
@@ -43,12 +44,15 @@ class TrainConfig:
     ssim: float = 0.2  # share of D-SSIM in the colour loss, the rest is L1
     mask: float = 0.5  # weight of the silhouette loss
     normal: float = 0.03  # weight of normal consistency, from 30 % of the training on
-    rigidity: float = 0.03  # weight of as-rigid-as-possible bones
+    rigidity: float = 0.03  # weight of as-rigid-as-possible bones, while they do not hang together
     needle: float = 0.01  # weight of the aspect bound
     needle_bound: float = 6.0  # aspect ratio from which a surfel counts as a needle
     pose_smoothness: float = 0.1  # weight of the acceleration of root-pose corrections
     pose_prior: float = 0.01  # weight of the size of root-pose corrections at the start, falling to a tenth
     take_up: float = 0.5  # progress at which a round of regeneration goes on from the asset; 0: training starts anew
+    rebuild_at: tuple[float, ...] = (0.10, 0.17, 0.24)  # progress at which shape and bones are rebuilt
+    tree: bool = True  # whether rebuilt bones hang together in a kinematic tree
+    smoothness: float = 7.5  # weight of the acceleration of bones, radians and root units per (1/24 s)^2
     densify_every: int = 150  # steps between births
     checkpoint_every: int = 1000  # steps between checkpoints
 
@@ -76,6 +80,12 @@ def first_step(config: TrainConfig, begin: float) -> int:
     """The first step whose progress is at least `begin`."""
     steps = range(sum(config.steps))
     return next((step for step in steps if plan(config, step)[1] >= begin), len(steps))
+
+
+def rebuild_due(config: TrainConfig, step: int) -> bool:
+    """Whether shape and bones are rebuilt before this step: the first at which a share of `rebuild_at` is reached."""
+    before, now = plan(config, step - 1)[1], plan(config, step)[1]
+    return step > 0 and any(before < share <= now for share in config.rebuild_at)
 
 
 def rate_factor(progress: float) -> Callable[[str], float]:
@@ -135,6 +145,9 @@ def train(
         if level != current:
             views = finest if level == len(config.steps) - 1 else Views(capture, tracks, config.levels[level])
             current = level
+        if rebuild_due(config, progress.step):
+            model = rebuild(model, observe(model, finest, tracks, frames), config.tree, generator)
+            growth.reset(len(model))
         model.set_rates(rate_factor(done))
         if progress.order is None or len(progress.order) == 0:
             progress.order = sampler.epoch(frames.probability, generator)
@@ -233,7 +246,9 @@ def _step_loss(
         if config.normal > 0 and done > 0.3:
             bent = losses.normal_consistency(out, cameras)
             loss = loss + 2 * config.normal * min(1.0, (done - 0.3) / 0.2) * bent.mean()
-        if config.rigidity > 0 and len(model.motion.centers) > 1:
+        if config.smoothness > 0:
+            loss = loss + 2 * config.smoothness * acceleration(model.motion, clip).mean()
+        if config.rigidity > 0 and len(model.motion.centers) > 1 and not model.motion.joined:
             loss = loss + 2 * config.rigidity * rigidity(model.motion, bones).mean()
         if config.needle > 0:
             loss = loss + 2 * config.needle * losses.needle(p["log_scales"], config.needle_bound).mean()

@@ -83,9 +83,12 @@ class Model:
         self.p = {name: surfels[name].detach().clone().requires_grad_(True) for name in SURFEL_PARAMETERS}
         self.motion = motion
         self.corrections = corrections
+        self.rates = rates
         groups = [{"params": [self.p[name]], "base": getattr(rates, name), "name": name} for name in SURFEL_PARAMETERS]
         groups.append({"params": [motion.code, *motion.net.parameters()], "base": rates.motion, "name": "motion"})
-        groups.append({"params": [motion.centers, motion.log_extents], "base": rates.bones, "name": "bones"})
+        groups.append(
+            {"params": [motion.centers, motion.log_extents, motion.joints], "base": rates.bones, "name": "bones"}
+        )
         if corrections is not None:
             groups.append({"params": list(corrections.twists), "base": rates.poses, "name": "poses"})
             groups.append({"params": [corrections.log_focal], "base": rates.focal, "name": "focal"})
@@ -117,6 +120,15 @@ class Model:
         """What training has found, without what it needs to go on exactly: see `state`."""
         surfels = {name: tensor.detach() for name, tensor in self.p.items()}
         return {"surfels": surfels, "motion": self.motion.state_dict()}
+
+    def rebuilt(self, surfels: Mapping[str, Tensor], motion: BoneMotion) -> Model:
+        """Other surfels and another motion under the same root poses, whose moments go on."""
+        model = Model(surfels, motion, self.corrections, self.rates)
+        if self.corrections is not None:
+            for parameter in self.corrections.parameters():
+                if parameter in self.optimizer.state:
+                    model.optimizer.state[parameter] = self.optimizer.state[parameter]
+        return model
 
     def __len__(self) -> int:
         return self.p["means"].shape[0]

@@ -138,6 +138,23 @@ def dual_quat(rotation: Float[Tensor, "*b 4"], translation: Float[Tensor, "*b 3"
     return torch.cat([rotation, 0.5 * quat_multiply(pure, rotation)], -1)
 
 
+def dual_quat_right(dq: Float[Tensor, "*b 8"]) -> Float[Tensor, "*b 8 8"]:
+    """Matrices of right multiplication: `dual_quat_right(b) @ a` are the 8 numbers of a b (b acts first)."""
+    return (dq @ _RIGHT.to(dq)).reshape(*dq.shape, 8)
+
+
+def _right_table() -> Float[Tensor, "8 64"]:
+    """Row k holds the 8x8 matrix by which the k-th unit multiplies from the right."""
+    units = torch.eye(4)
+    quat = torch.stack([quat_multiply(units, unit.expand(4, 4)).T for unit in units])  # [k out in]
+    table = torch.zeros(8, 8, 8)
+    table[:4, :4, :4], table[:4, 4:, 4:], table[4:, 4:, :4] = quat, quat, quat
+    return table.reshape(8, 64)
+
+
+_RIGHT = _right_table()
+
+
 def dual_quat_parts(dq: Float[Tensor, "*b 8"]) -> tuple[Float[Tensor, "*b 4"], Float[Tensor, "*b 3"]]:
     """Rotation quaternion and translation of a dual quaternion, which is normalised first."""
     dq = dq / dq[..., :4].norm(dim=-1, keepdim=True)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fourdgen import native
-from fourdgen.geometry.transforms import dual_quat, quat_exp, quat_multiply, quat_rotate
+from fourdgen.geometry.transforms import dual_quat, dual_quat_right, quat_exp, quat_multiply, quat_rotate
 from fourdgen.scene.motion import SampledBones, blend_dual_quats, move
 from fourdgen.scene.surfels import Surfels
 from fourdgen.skinning import skin_gaussian
 
-FINEST_PERIOD = 3.0  # frames: motion bandwidth follows the frame rate and does not fall with the clip's length
+FINEST_PERIOD = 6.0  # frames: motion bandwidth follows the frame rate and does not fall with the clip's length
+LONGEST_PERIOD = 2.0  # clip lengths
 CODE_SIZE = 16
+JOINT_SLIDE = 0.05  # share of its shift that a joint lets through: limbs turn, they do not slide
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,13 @@ class BoneMotion(nn.Module):
     A point's skinning weights are softmax_b(-|(x - center_b) / extent_b|^2). At a time, bone b is turned about its
     centre by exp(w_b) and shifted by v_b, where (w, v) come from a two-layer perceptron of Fourier features of time and
     a learned code per clip. Its last layer starts at zero, so that training starts at exactly "no motion".
+
+    Bones may form a kinematic tree (`hang`): a bone with a parent turns about the joint between the two, hardly shifts,
+    and is carried by its parent. A bone without one (`parents` is -1) turns about its own joint and shifts freely; at
+    first all are free and joints are centres.
     """
+
+    parents: Int[Tensor, "b"]
 
     def __init__(
         self,
@@ -53,6 +62,8 @@ class BoneMotion(nn.Module):
         super().__init__()
         self.centers = nn.Parameter(centers.clone())
         self.log_extents = nn.Parameter(torch.full((len(centers), 3), math.log(extent)))
+        self.joints = nn.Parameter(centers.clone())
+        self.register_buffer("parents", torch.full((len(centers),), -1))
         self.clips = dict(clips)
         self._codes = sorted({clip.code_of for clip in clips.values()})
         self._octaves = {name: octaves(len(clips[name].seconds)) for name in self._codes}
@@ -75,24 +86,42 @@ class BoneMotion(nn.Module):
 
     def twists(self, clip: str, seconds: Float[Tensor, "s"]) -> Float[Tensor, "s b 6"]:
         """Rotation vectors (radians) and shifts (root units) of every bone at times of a clip."""
+        features, code = self.time_features(clip, seconds)
+        return self.net(torch.cat([features, self.code[code].expand(len(seconds), -1)], 1)).reshape(len(seconds), -1, 6)
+
+    def time_features(self, clip: str, seconds: Float[Tensor, "s"]) -> tuple[Float[Tensor, "s k"], int]:
+        """Fourier features of times of a clip, whose longest period is twice the clip's; and the row of its code."""
         code_of = self.clips[clip].code_of
         times = self.clips[code_of].seconds
         first, last = float(times[0]), float(times[-1])
         seconds = self.clips[clip].rate * seconds + self.clips[clip].offset
-        tau = 2 * (seconds - first) / max(last - first, 1e-6) - 1
+        tau = (seconds - first) / max(last - first, 1e-6) * 2 - 1
         count = self._octaves[code_of]
-        angles = tau[:, None] * (math.pi * 2.0 ** torch.arange(count))
+        angles = tau[:, None] * (math.pi / LONGEST_PERIOD * 2.0 ** torch.arange(count))
         features = torch.cat([tau[:, None], angles.sin(), angles.cos()], 1)
-        features = nn.functional.pad(features, (0, self._features - features.shape[1]))
-        code = self.code[self._codes.index(code_of)].expand(len(seconds), -1)
-        return self.net(torch.cat([features, code], 1)).reshape(len(seconds), -1, 6)
+        return nn.functional.pad(features, (0, self._features - features.shape[1])), self._codes.index(code_of)
+
+    def hang(self, parents: Int[Tensor, "b"], joints: Float[Tensor, "b 3"]) -> None:
+        """Join the bones: `joints[b]` is where bone b hangs from bone `parents[b]` (-1: a free bone turns about it)."""
+        self.parents.copy_(parents)
+        self.joints.data.copy_(joints)
+
+    @property
+    def joined(self) -> bool:
+        """Whether any bone hangs from another."""
+        return bool((self.parents >= 0).any())
 
     def dual_quats(self, clip: str, seconds: Float[Tensor, "s"]) -> Float[Tensor, "s b 8"]:
         """Motion of every bone, root frame from canonical, as unit dual quaternions."""
-        twists = self.twists(clip, seconds)
+        return self.pose(self.twists(clip, seconds))
+
+    def pose(self, twists: Float[Tensor, "s b 6"]) -> Float[Tensor, "s b 8"]:
+        """Bone motions, root frame from canonical, of given rotation vectors and shifts."""
         rotation = quat_exp(twists[..., :3])
-        translation = twists[..., 3:] + self.centers - quat_rotate(rotation, self.centers)
-        return dual_quat(rotation, translation)
+        slide = torch.where(self.parents < 0, 1.0, JOINT_SLIDE)[:, None]
+        shift = twists[..., 3:] * slide + self.joints - quat_rotate(rotation, self.joints)
+        local = dual_quat(rotation, shift)
+        return compose(local, tuple(self.parents.tolist())) if self.joined else local
 
     def skin_logits(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "b n"]:
         """Unnormalised log skinning weights, bone-major; one matrix product instead of a [b n 3] intermediate."""
@@ -133,6 +162,34 @@ class BoneMotion(nn.Module):
         return written, SampledBones(seconds, samples, self.centers.detach().clone())
 
 
+def compose(local: Float[Tensor, "s b 8"], parents: tuple[int, ...]) -> Float[Tensor, "s b 8"]:
+    """Motions along a tree: each bone's own motion, then its parent's, up to the root (parent -1)."""
+    levels, ups, order = _levels(parents)
+    right = dual_quat_right(local)
+    done = local[:, levels[0]]
+    for level, up in zip(levels[1:], ups, strict=True):
+        done = torch.cat([done, (right[:, level] @ done[:, up, :, None])[..., 0]], 1)
+    return done[:, order]
+
+
+@functools.lru_cache(maxsize=8)
+def _levels(parents: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Bones by their depth; of each but the first level its parents' places among the shallower bones; and each bone's
+    place when all levels follow each other. Raises ValueError where the parents run in a circle."""
+    levels = [[b for b, parent in enumerate(parents) if parent < 0]]
+    flat, ups = list(levels[0]), []
+    while levels[-1]:
+        above = set(levels[-1])
+        level = [b for b, parent in enumerate(parents) if parent in above]
+        ups.append([flat.index(parents[b]) for b in level])
+        levels.append(level)
+        flat += level
+    if len(flat) != len(parents):
+        raise ValueError("the bones' parents run in a circle")
+    place = torch.tensor([flat.index(b) for b in range(len(parents))])
+    return [torch.tensor(level) for level in levels[:-1]], [torch.tensor(up) for up in ups[:-1]], place
+
+
 def skin(
     logits: Float[Tensor, "b n"], bones: Float[Tensor, "b 8"], means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"]
 ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"], Float[Tensor, "n 4"]]:
@@ -145,8 +202,8 @@ def skin(
 
 
 def octaves(frames: int) -> int:
-    """Fourier octaves of a clip: the finest period is about three frames."""
-    return max(1, round(math.log2(max(frames / FINEST_PERIOD, 1))) + 1)
+    """Fourier octaves of a clip: from twice its length to a period of about six frames."""
+    return max(1, round(math.log2(max(LONGEST_PERIOD * frames / FINEST_PERIOD, 1))) + 1)
 
 
 def denser(seconds: Float[Tensor, "t"], per_frame: int) -> Float[Tensor, "s"]:
@@ -163,6 +220,20 @@ def continuous_signs(dual_quats: Float[Tensor, "s b 8"]) -> Float[Tensor, "s b 8
     agreement = (dual_quats[1:, :, :4] * dual_quats[:-1, :, :4]).sum(-1)
     sign = torch.cumprod(torch.where(agreement < 0, -1.0, 1.0), 0)
     return torch.cat([dual_quats[:1], dual_quats[1:] * sign[..., None]])
+
+
+def acceleration(motion: BoneMotion, clip: str) -> Float[Tensor, "t b"]:
+    """Squared acceleration of each bone's rotation vector and shift at the inner frames of a clip.
+
+    In radians and root units per (1/24 s)^2, from second differences: a film of the same motion at twice the frame rate
+    has the same.
+    """
+    seconds = motion.clips[clip].seconds
+    if len(seconds) < 3:
+        return torch.zeros(1, len(motion.centers))
+    curve = motion.twists(clip, seconds)
+    pace = (len(seconds) - 1) / (24 * max(float(seconds[-1] - seconds[0]), 1e-6))  # frames per 1/24 s
+    return ((curve[2:] - 2 * curve[1:-1] + curve[:-2]) ** 2).sum(-1) * pace**4
 
 
 def rigidity(motion: BoneMotion, bones: Float[Tensor, "s b 8"], neighbours: int = 4) -> Float[Tensor, "s b k"]:

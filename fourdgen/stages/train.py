@@ -42,6 +42,9 @@ def check(job: Job, config: TrainConfig) -> None:
         )
     if not 0 <= config.take_up < 1:
         raise FourdgenError(f"train.take_up: {config.take_up:g} is no share of the training", "use 0 or more, below 1")
+    if any(not 0 < share < 1 for share in config.rebuild_at) or list(config.rebuild_at) != sorted(config.rebuild_at):
+        raise FourdgenError("train.rebuild_at: shares of the training between 0 and 1 are needed, in rising order",
+                            "leave it empty to never rebuild")  # fmt: skip
     if config.bones < 1:
         raise FourdgenError(f"train.bones: {config.bones} bones cannot move anything", "use 1 or more")
 
@@ -237,11 +240,11 @@ def facts(job: Job, config: TrainConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=2,
+    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=3,
     run=run, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip
 # A row of a round of regeneration: `train` and `regenerate` stand for the rows before it (fourdgen/pipeline.py).
 ROUND = Stage(
     name="retrain", needs=("ingest", "align", "root_pose", "sample", "train", "regenerate"), config=TrainConfig,
-    version=1, run=run_round, save=save, load=load, check=check, facts=facts,
+    version=2, run=run_round, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip

@@ -8,8 +8,18 @@ import pytest
 import torch
 
 from fourdgen import native
-from fourdgen.geometry.transforms import dual_quat, quat_exp, quat_rotate, quat_to_matrix
-from fourdgen.scene.bones import BoneMotion, ClipTime, continuous_signs, denser, octaves, rigidity
+from fourdgen.geometry.transforms import dual_quat, dual_quat_parts, quat_exp, quat_rotate, quat_to_matrix, rigid
+from fourdgen.scene.bones import (
+    JOINT_SLIDE,
+    BoneMotion,
+    ClipTime,
+    acceleration,
+    compose,
+    continuous_signs,
+    denser,
+    octaves,
+    rigidity,
+)
 from fourdgen.scene.motion import SampledBones, Still, apply_blend, blend_dual_quats
 from fourdgen.scene.surfels import Surfels, normal_axis
 
@@ -139,6 +149,61 @@ def test_rigidity_is_zero_for_one_common_motion_and_not_for_two() -> None:
     assert float(rigidity(motion, common).max()) < 1e-10
     common[0, 0] = dual_quat(quat_exp(torch.zeros(3)), torch.zeros(3))
     assert float(rigidity(motion, common).max()) > 1e-3
+
+
+def hung(seed: int = 0) -> BoneMotion:
+    """Six bones: 2 is the root, 0 and 5 hang from it, 1 and 4 from 5, 3 from 1."""
+    motion = bones(seed=seed)
+    g = torch.Generator().manual_seed(seed + 1)
+    motion.hang(torch.tensor([2, 5, -1, 1, 5, 2]), torch.randn(6, 3, generator=g))
+    return motion
+
+
+def test_a_tree_without_twists_is_no_motion() -> None:
+    still = torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0]).expand(2, 6, 8)
+    assert torch.allclose(hung().pose(torch.zeros(2, 6, 6)), still, atol=1e-6)
+
+
+def test_a_bone_is_carried_by_its_parents_up_to_the_root() -> None:
+    motion, g = hung(), torch.Generator().manual_seed(3)
+    twists = 0.7 * torch.randn(3, 6, 6, generator=g)
+    free = BoneMotion(motion.centers.detach(), 0.5, motion.clips)
+    free.joints.data.copy_(motion.joints)
+    slide = torch.where(motion.parents < 0, 1.0, JOINT_SLIDE)[:, None]
+    turn, shift = dual_quat_parts(free.pose(torch.cat([twists[..., :3], slide * twists[..., 3:]], -1)))
+    local = rigid(quat_to_matrix(turn), shift)
+    expected = local[:, 2] @ local[:, 5] @ local[:, 1] @ local[:, 3]
+    turn, shift = dual_quat_parts(motion.pose(twists))
+    assert torch.allclose(rigid(quat_to_matrix(turn), shift)[:, 3], expected, atol=1e-5)
+
+
+def test_a_joint_holds_while_its_bone_turns() -> None:
+    motion, g = hung(), torch.Generator().manual_seed(4)
+    twists = torch.cat([torch.randn(1, 6, 3, generator=g), torch.zeros(1, 6, 3)], -1)
+    turn, shift = dual_quat_parts(motion.pose(twists)[0])
+    for bone, parent in ((0, 2), (1, 5), (3, 1)):
+        joint = motion.joints[bone]
+        ends = [quat_rotate(turn[b], joint) + shift[b] for b in (bone, parent)]
+        assert torch.allclose(*ends, atol=1e-5)
+
+
+def test_parents_in_a_circle_are_refused() -> None:
+    with pytest.raises(ValueError, match="circle"):
+        compose(torch.zeros(1, 3, 8), (-1, 2, 1))
+
+
+def test_acceleration_does_not_depend_on_the_frame_rate() -> None:
+    class Waving(BoneMotion):
+        def twists(self, clip: str, seconds: torch.Tensor) -> torch.Tensor:
+            return torch.sin(2 * math.pi * seconds)[:, None, None].expand(-1, 6, 6)
+
+    clips = {"a": ClipTime(SECONDS, "a"), "b": ClipTime(torch.linspace(0, 23 / 24, 93), "b")}
+    waving = Waving(torch.zeros(6, 3), 0.5, clips)
+    slow, fast = acceleration(waving, "a").mean(), acceleration(waving, "b").mean()
+    assert float(fast / slow) == pytest.approx(1, abs=0.1)
+    expected = 6 * (2 * math.pi / 24) ** 4 / 2  # mean square of the sine's second derivative, six numbers a bone
+    assert float(fast) == pytest.approx(expected, rel=0.1)
+    assert float(acceleration(bones(), "a").detach().max()) == 0
 
 
 def test_motion_bandwidth_follows_the_number_of_frames() -> None:
