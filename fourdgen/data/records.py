@@ -31,11 +31,15 @@ class ClipAlignment:
     time_rate: float = 1.0
     accepted: bool = True
     reason: str = ""
+    given: bool = False  # by the user's own cameras: its poses are never changed
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Result of stage align. `clips` holds only the clips that take part; `left_out` says why others do not."""
+    """Result of stage align. `clips` holds only the clips that take part; `left_out` says why others do not.
+
+    `world_from_input` is there as soon as one clip has cameras; `given` says that all have.
+    """
 
     clips: Mapping[str, ClipAlignment]
     reference: str
@@ -51,6 +55,7 @@ class ClipTrack:
     cam_from_root: Float[Tensor, "t 4 4"]
     K: Float[Tensor, "t 3 3"]
     confidence: Float[Tensor, "t"]
+    given: bool = False  # by the user: never corrected
 
     def cameras(self, size: tuple[int, int]) -> Cameras:
         return Cameras(self.cam_from_root, self.K, size)

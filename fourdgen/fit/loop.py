@@ -204,8 +204,8 @@ def start(
 def corrections_of(
     tracks: Mapping[str, ClipTrack], clip_times: Mapping[str, ClipTime], refine_poses: bool
 ) -> PoseCorrections | None:
-    """Corrections of the filmed clips' poses, where they are to be refined."""
-    filmed = {name: track for name, track in tracks.items() if clip_times[name].filmed}
+    """Corrections of the poses of filmed clips without given cameras, where they are to be refined."""
+    filmed = {name: track for name, track in tracks.items() if clip_times[name].filmed and not track.given}
     return PoseCorrections(filmed) if refine_poses else None
 
 

@@ -48,7 +48,7 @@ class PoseCorrections(torch.nn.Module):
         return self.twists[self._names.index(clip)]
 
     def covers(self, clip: str) -> bool:
-        """Whether this clip's poses may be corrected: those of made-up views are known."""
+        """Whether this clip's poses may be corrected: those of made-up views and of given cameras are known."""
         return clip in self._base
 
     def pose(self, clip: str, index: int) -> Float[Tensor, "4 4"]:
@@ -68,6 +68,9 @@ class PoseCorrections(torch.nn.Module):
     def tracks(self, tracks: Mapping[str, ClipTrack]) -> dict[str, ClipTrack]:
         out = {}
         for name, track in tracks.items():
+            if not self.covers(name):
+                out[name] = track
+                continue
             poses = torch.stack([self.pose(name, t) for t in range(len(track.K))])
             K = torch.stack([self.intrinsics(name, k) for k in track.K])
             out[name] = ClipTrack(poses, K, track.confidence)

@@ -69,7 +69,6 @@ class Registration:
 
     rotation: Float[Tensor, "n 3 3"]
     place: Float[Tensor, "n 3"]
-    other_from_reference: Float[Tensor, "3 3"]
     margin: float
     stranger: float
     apart: float
@@ -131,6 +130,7 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -
 
     Where both horizons are known, the rotation is one about the vertical: two motions of one body differ in pitch.
     """
+    back = level_turn(reference.rotation)[0].T  # to the frame that the caller knows
     (reference, sure), (other, other_sure) = reference.levelled(), other.levelled()
     fit_r, fit_o = reference.fit(), other.fit()
     few_r, few_o = spread(len(reference.pictures), FRAMES), spread(len(other.pictures), FRAMES)
@@ -171,7 +171,7 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -
     elif margin < MARGIN:
         reason = "it may face another way than the reference (--reference, --cameras)"
     return Registration(
-        joint.rotations().detach()[count:], joint.place.detach()[count:], rotation, margin, stranger, apart,
+        joint.rotations().detach()[count:] @ back, joint.place.detach()[count:], margin, stranger, apart,
         not unlike, reason, gain, bias,
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Sim3 |
 
 
 _ALIGNED = ("cam_from_root", "K", "confidence", "gain", "bias")
-_ALIGNED_FACTS = ("synchronised_with", "time_offset", "time_rate", "accepted", "reason")
+_ALIGNED_FACTS = ("synchronised_with", "time_offset", "time_rate", "accepted", "reason", "given")
 
 
 def save_alignment(alignment: Alignment, folder: Path) -> None:
@@ -69,11 +69,21 @@ def save_track(track: RootTrack, folder: Path) -> None:
     arrays = {}
     for i, clip in enumerate(track.clips.values()):
         arrays.update({f"{i}/{key}": getattr(clip, key) for key in _TRACKED})
-    facts = {"clips": list(track.clips), "given": track.given, "certain": track.certain, "reason": track.reason}
+    held = [name for name, clip in track.clips.items() if clip.given]
+    facts = {
+        "clips": list(track.clips),
+        "held": held,
+        "given": track.given,
+        "certain": track.certain,
+        "reason": track.reason,
+    }
     _write(folder, arrays, facts, track.world_from_input)
 
 
 def load_track(folder: Path) -> RootTrack:
     arrays, facts, world = _read(folder)
-    clips = {name: ClipTrack(*(arrays[f"{i}/{key}"] for key in _TRACKED)) for i, name in enumerate(facts["clips"])}
+    clips = {}
+    for i, name in enumerate(facts["clips"]):
+        parts: dict[str, Any] = {key: arrays[f"{i}/{key}"] for key in _TRACKED}
+        clips[name] = ClipTrack(**parts, given=name in facts["held"])
     return RootTrack(clips, world, facts["given"], facts["certain"], facts["reason"])

@@ -29,6 +29,7 @@ from fourdgen.data.records import Alignment, ClipAlignment
 from fourdgen.data.sources import clip_names
 from fourdgen.geometry.camera import Cameras
 from fourdgen.poses import check, given, store, timing, tracks
+from fourdgen.poses.compare import Fit, Pace
 from fourdgen.poses.hypotheses import azimuths
 from fourdgen.poses.pictures import Pictures, cut, mask_boxes, spread
 from fourdgen.poses.register import Solved, register
@@ -37,6 +38,7 @@ from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
 GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose finds the focal length
+KNOWN_STEPS = 150  # for the small model of a clip whose cameras were given
 SAME_PICTURE = 1.0  # mean difference of two frames, of 255, up to which they show the same
 SYNC_FRAMES = 72  # of each clip are compared to find out when it was filmed
 UNSURE = 0.5  # factor on the confidence of a clip that failed a test
@@ -80,42 +82,44 @@ def check_reference(job: Job, config: AlignConfig) -> None:
 def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
     names = [clip.name for clip in capture.clips]
     with_cameras = [clip.name for clip in capture.clips if clip.cameras is not None]
-    if len(with_cameras) == len(names):
-        return _given(ctx, config, capture)
-    if with_cameras:
-        without = ", ".join(name for name in names if name not in with_cameras)
+    without = [name for name in names if name not in with_cameras]
+    if with_cameras and config.reference in without:
         raise FourdgenError(
-            f"cameras were given for {', '.join(with_cameras)} but not for {without}",
-            "give cameras for all clips or for none",
+            f"--reference {config.reference}: it has no cameras, and other clips have",
+            f"choose one of {', '.join(with_cameras)}",
         )
-    solutions = _solve_all(ctx, config, capture)
+    known = _given(ctx, config, capture, with_cameras) if with_cameras else None
+    if known is not None and not without:
+        return known
+    solutions = _solve_all(ctx, config, capture, without)
     for name, solution in solutions.items():
         _report(ctx, config, name, solution)
-    return joined(ctx, config, capture, solutions)
+    return joined(ctx, config, capture, solutions, known)
 
 
 # ---- cameras given
 
 
-def _given(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
+def _given(ctx: Context, config: AlignConfig, capture: Capture, names: list[str]) -> Alignment:
+    """The clips `names`, all of which have cameras."""
     poses, intrinsics, masks = [], [], []
-    for clip in capture.clips:
+    filmed = [capture.clip(name) for name in names]
+    for clip in filmed:
         assert clip.cameras is not None
-        chosen = spread(len(clip), max(4, 120 // len(capture.clips)))
+        chosen = spread(len(clip), max(4, 120 // len(filmed)))
         poses.append(clip.cameras.cam_from_world[chosen])
         intrinsics.append(clip.cameras.K[chosen])
         masks += list(stack(capture, clip.name, chosen)[1].numpy())
     center, radius = given.subject_ball(torch.cat(poses), torch.cat(intrinsics), masks, ctx.seed)
     world = given.root_from_input(torch.cat(poses), center, radius)
     clips = {}
-    for clip in capture.clips:
+    for clip in filmed:
         assert clip.cameras is not None
-        clips[clip.name] = _plain(
-            world.move_cameras(clip.cameras.cam_from_world), clip.cameras.K, torch.ones(len(clip))
-        )
-    reference = config.reference or capture.clips[0].name
+        plain = _plain(world.move_cameras(clip.cameras.cam_from_world), clip.cameras.K, torch.ones(len(clip)))
+        clips[clip.name] = replace(plain, given=True)
+    reference = config.reference or names[0]
     windows = []
-    for clip in capture.clips:
+    for clip in filmed:
         pictures = _windows(capture, clip.name, 10, 96)
         windows.append((clip.name, pictures, clips[clip.name].cam_from_root[pictures.frame]))
     check.draw_given(windows, ctx.folder / "check.png")
@@ -187,9 +191,8 @@ def _die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _solve_all(ctx: Context, config: AlignConfig, capture: Capture) -> dict[str, ClipSolution]:
-    """Every clip alone: side by side in processes, or one after the other; the result is the same."""
-    names = [clip.name for clip in capture.clips]
+def _solve_all(ctx: Context, config: AlignConfig, capture: Capture, names: list[str]) -> dict[str, ClipSolution]:
+    """Every clip of `names` alone: side by side in processes, or one after the other; the result is the same."""
     jobs = []
     for i, name in enumerate(names):
         settings = _settings(ctx, config)
@@ -289,11 +292,17 @@ def _report(ctx: Context, config: AlignConfig, name: str, solution: ClipSolution
         )
 
 
-def joined(ctx: Context, config: AlignConfig, capture: Capture, solutions: dict[str, ClipSolution]) -> Alignment:
-    """All clips in the root frame of the reference."""
-    reference = config.reference or _best(solutions)
+def joined(
+    ctx: Context, config: AlignConfig, capture: Capture, solutions: dict[str, ClipSolution],
+    known: Alignment | None = None,
+) -> Alignment:  # fmt: skip
+    """All clips in the root frame of the reference; with `known` (clips whose cameras were given) in theirs."""
+    reference = known.reference if known is not None else config.reference or _best(solutions)
     solved = {name: _solved(capture, name, solution, config.side) for name, solution in solutions.items()}
-    clips, left_out = {}, {}
+    if known is not None:
+        solved[reference] = _known(capture, reference, known.clips[reference], config, ctx.seed)
+    clips: dict[str, ClipAlignment] = {} if known is None else dict(known.clips)
+    left_out = {}
     fits = []
     for name, solution in solutions.items():
         tone = torch.ones(3), torch.zeros(3)
@@ -323,7 +332,22 @@ def joined(ctx: Context, config: AlignConfig, capture: Capture, solutions: dict[
         fits.append((_caption(name, solution, doubts), shown.fit()))
     check.draw_poses(fits, ctx.folder / "check.png")
     clips = _synchronised(ctx, config, capture, clips, reference)
-    return Alignment(clips, reference, None, given=False, left_out=left_out)
+    ordered = {clip.name: clips[clip.name] for clip in capture.clips if clip.name in clips}
+    world = None if known is None else known.world_from_input
+    return Alignment(ordered, reference, world, given=False, left_out=left_out)
+
+
+def _known(capture: Capture, name: str, clip: ClipAlignment, config: AlignConfig, seed: int) -> Solved:
+    """A clip with cameras as if it had been solved: a small model under its poses. Per clip one focal length counts,
+    and the principal point is taken for the middle: near enough to find out how another clip stands to it."""
+    pictures = _windows(capture, name, config.frames, config.side)
+    poses = clip.cam_from_root[pictures.frame]
+    focal = float(clip.K[:, 0, 0].median()) / max(capture.clip(name).size)
+    place = tracks.places_of(poses, focal, float(pictures.extent))
+    fit = Fit(pictures, poses[:, :3, :3], torch.tensor([focal]), config.surfels, seed, place=place)
+    fit.run(max(3, round(KNOWN_STEPS * config.effort)), Pace(turn=0.0, place=0.0, depth=0.0, smooth=0.0), decay=False)
+    model = {key: value.detach() for key, value in fit.model.items()}
+    return Solved(pictures, poses[:, :3, :3], place, focal, model, fit.score())
 
 
 def _caption(name: str, solution: ClipSolution, doubts: list[str]) -> str:
@@ -384,6 +408,6 @@ def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="align", needs=("ingest",), config=AlignConfig, version=1, run=run,
+    name="align", needs=("ingest",), config=AlignConfig, version=2, run=run,
     save=store.save_alignment, load=store.load_alignment, facts=facts, check=check_reference,
 )  # fmt: skip

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fourdgen import native
 from fourdgen.data.capture import Capture, stack
 from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, RootTrack
+from fourdgen.geometry.fit import similarity_between
 from fourdgen.geometry.transforms import rotation_angle_degrees
 from fourdgen.poses import check, store, tracks
 from fourdgen.poses.accept import OVERLAP, outlines_doubt, overlap, without_outlines
@@ -40,7 +41,7 @@ class RootPoseConfig:
 
 def run(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: Alignment) -> RootTrack:
     if alignment.given:
-        clips = {name: ClipTrack(a.cam_from_root, a.K, a.confidence) for name, a in alignment.clips.items()}
+        clips = {name: ClipTrack(a.cam_from_root, a.K, a.confidence, given=True) for name, a in alignment.clips.items()}
         return RootTrack(clips, alignment.world_from_input, given=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # pictures this small gain nothing, and sums must not depend on the machine
@@ -72,8 +73,10 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
         pictures, torch.cat(rotation), torch.cat(place), torch.tensor(focal), settings, still,
         lambda step: ctx.report.emit("step", stage="root_pose", step=step, total=settings.total),
     )  # fmt: skip
-    poses, _, _ = normalised(
-        fit.poses().detach(), fit.model["means"].detach(), torch.sigmoid(fit.model["opacity"].detach())
+    poses = _in_root_frame(
+        fit,
+        torch.cat([alignment.clips[name].cam_from_root[p.frame] for name, p in zip(names, parts)]),
+        torch.cat([torch.full((len(p),), alignment.clips[name].given) for name, p in zip(names, parts)]),
     )
     # Outlines are measured anew below, at higher resolution and with the motion beside the poses.
     doubts = {name: [without_outlines(a.reason)] if not a.accepted else [] for name, a in alignment.clips.items()}
@@ -81,10 +84,12 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     clips, singles = {}, []
     for i, name in enumerate(names):
         rows = pictures.clip == i
-        clips[name] = _track(
-            capture, name, alignment.clips[name], pictures.frame[rows], poses[rows], found[i], losses[rows],
-            parts[i], i in still,
-        )  # fmt: skip
+        aligned = alignment.clips[name]
+        clips[name] = ClipTrack(aligned.cam_from_root, aligned.K, aligned.confidence, given=True)
+        if not aligned.given:
+            clips[name] = _track(
+                capture, name, aligned, pictures.frame[rows], poses[rows], found[i], losses[rows], parts[i], i in still
+            )
         single = check.of_clip(fit, i)
         singles.append((f"{name}: fov {_fov(found[i]):.0f} degrees", single))
         shared = overlap(single)
@@ -100,7 +105,17 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     reason = "; ".join(f"{name}: {text}" for name, text in said.items() if text)
     if reason:
         ctx.report.warn(f"the cameras are uncertain, and options in brackets may help: {reason}")
-    return RootTrack(clips, None, given=False, certain=not reason, reason=reason)
+    return RootTrack(clips, alignment.world_from_input, given=False, certain=not reason, reason=reason)
+
+
+def _in_root_frame(fit: Fit, aligned: Float[Tensor, "n 4 4"], given: Bool[Tensor, "n"]) -> Float[Tensor, "n 4 4"]:
+    """The fit's poses with the subject's middle at 0 and its radius normalised; or, where some clips' cameras were
+    given, in the frame in which those stand where the user says."""
+    poses = fit.poses().detach()
+    if not bool(given.any()):
+        return normalised(poses, fit.model["means"].detach(), torch.sigmoid(fit.model["opacity"].detach()))[0]
+    found_from_true = similarity_between(poses[given], aligned[given])
+    return found_from_true.inverse().move_cameras(poses).float()
 
 
 def _settings(ctx: Context, config: RootPoseConfig) -> JointSettings:
@@ -150,6 +165,6 @@ def facts(job: Job, config: RootPoseConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=1, run=run,
+    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=2, run=run,
     save=store.save_track, load=store.load_track, facts=facts,
 )  # fmt: skip

@@ -86,6 +86,7 @@ def run_round(
 ) -> Scene4D:  # fmt: skip
     """Training once more, with made-up views beside the filmed frames (docs/method.md 11.6). The result is the better
     scene on the filmed frames: a round that makes them worse is undone, and says so."""
+    capture = capture.toned({name: (a.gain, a.bias) for name, a in alignment.clips.items()})
     with_made = rounds.frames_with_views(frames, made)
     if len(with_made.index) == len(frames.index):
         ctx.report.emit("note", text="no new view was kept: the asset stays as it was", kept=False, draws=0.0)

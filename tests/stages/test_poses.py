@@ -88,12 +88,31 @@ def test_given_cameras_pass_through_and_map_back(tmp_path: Path) -> None:
     assert (tmp_path / "align" / "check.png").exists()
 
 
-def test_cameras_for_some_clips_only_is_an_error(tmp_path: Path) -> None:
-    cameras = orbit(torch.linspace(0, 60, 3))
-    a, b = _clip(tmp_path, "a", cameras), _clip(tmp_path, "b", cameras)
-    capture = _capture(tmp_path, [replace(a, cameras=cameras), b])
-    with pytest.raises(FourdgenError, match="not for b"):
-        align.STAGE.run(_context(tmp_path, "align"), align.AlignConfig(), capture)
+def test_cameras_for_some_clips_only(tmp_path: Path) -> None:
+    """The clip without cameras is found in the world of the clip with; the given ones stay as they are."""
+    first, second = orbit(torch.linspace(0, 200, 16)), orbit(torch.linspace(60, 230, 14), elevation=25.0)
+    input_from_root = Sim3(4.0, ROOT_FROM_UP.T, torch.tensor([10.0, 2.0, 1.0], dtype=torch.float64))
+    users = Cameras(input_from_root.move_cameras(first.cam_from_world), first.K, first.size)
+    capture = _capture(tmp_path, [replace(_clip(tmp_path, "a", first), cameras=users), _clip(tmp_path, "b", second)])
+    config = align.AlignConfig(side=32, surfels=300, effort=0.25, turn="cw", sweep=170, fov=35)
+    with pytest.raises(FourdgenError, match="it has no cameras"):
+        align.STAGE.run(_context(tmp_path, "refused"), replace(config, reference="b"), capture)
+    aligned = align.STAGE.run(_context(tmp_path, "align"), config, capture)
+    assert (aligned.clips["a"].given, aligned.clips["b"].given, aligned.given) == (True, False, False)
+    small = root_pose.RootPoseConfig(side=40, surfels=400, effort=0.25, batch=4)
+    context = _context(tmp_path, "root")
+    track = root_pose.STAGE.run(context, small, capture, aligned)
+    root_pose.STAGE.save(track, context.folder)
+    _same(root_pose.STAGE.load(context.folder), track)
+    assert track.world_from_input is not None
+    back = track.world_from_input.inverse()
+    assert torch.allclose(back.move_cameras(track.clips["a"].cam_from_root), users.cam_from_world, atol=2e-4)
+    truth = input_from_root.move_cameras(second.cam_from_world)
+    found = back.move_cameras(track.clips["b"].cam_from_root)
+    error = rotation_angle_degrees(found[:, :3, :3], truth[:, :3, :3])  # no rotation is fitted: it is the user's world
+    assert float(error.median()) < 12
+    far = truth[:, 2, 3]
+    assert float(((found[:, 2, 3] - far) / far).abs().median()) < 0.15  # and the user's scale
 
 
 def test_an_unknown_reference_is_an_error(tmp_path: Path) -> None:
