@@ -26,7 +26,14 @@ static void parameter_gradients(const Workspace &ws, const Scene &scene, int vie
   const Float zero = splat(0.f), one = splat(1.f), two = splat(2.f);
   Float moments[GROUPS * LANES];
   alignas(64) float inverse_c[LANES] = {};
+  const size_t all = scene.views * n;
   for (int j = 0; j < LANES; j++) {
+    const size_t later = base + j + 24;  // its sums lie all over memory: they are asked for ahead
+    if (later < all)
+      for (int slot = ws.slot_begin.data()[later], end = ws.slot_begin.data()[later + 1]; slot < end; slot++) {
+        const float *next = ws.grads.data() + (size_t)ws.member_of.data()[slot] * SLOT<C>;
+        for (int k = 0; k < GROUPS * LANES; k += 16) __builtin_prefetch(next + k);
+      }
     Float total[GROUPS];
     for (Float &t : total) t = zero;
     if (j < count) {
@@ -39,10 +46,6 @@ static void parameter_gradients(const Workspace &ws, const Scene &scene, int vie
     for (int g = 0; g < GROUPS; g++) moments[g * LANES + j] = total[g];
   }
   for (int g = 0; g < GROUPS; g++) transpose(moments + g * LANES);
-  for (int slot = begin[count], end = std::min(slot + 2 * LANES, ws.slot_begin.data()[scene.views * n]); slot < end; slot++) {
-    const float *next = ws.grads.data() + (size_t)ws.member_of.data()[slot] * SLOT<C>;
-    for (int k = 0; k < GROUPS * LANES; k += 16) __builtin_prefetch(next + k);
-  }
   auto moments3 = [&](int q) { return Vec3{moments[q], moments[q + 1], moments[q + 2]}; };
   const size_t shift_means = scene.means_per_view ? view * n * 3 : 0, shift_quats = scene.quats_per_view ? view * n * 4 : 0;
   const size_t shift_colors = scene.colors_per_view ? view * n * scene.channels : 0;

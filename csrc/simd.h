@@ -63,6 +63,11 @@ static inline Float sum_each(const Float *a) {
   return _mm512_add_ps(_mm512_shuffle_f32x4(t0, t1, 0x88), _mm512_shuffle_f32x4(t0, t1, 0xdd));
 }
 
+// The LANES numbers that begin T places beyond those of `here`: a shift, where an unaligned load would cross cache lines.
+template <int T> static inline Float beyond(const float *, Float before, Float here, Float after) {
+  const __m512i a = _mm512_castps_si512(T < 0 ? before : here), b = _mm512_castps_si512(T < 0 ? here : after);
+  return _mm512_castsi512_ps(_mm512_alignr_epi32(b, a, T & 15));
+}
 // Rows become columns.
 static inline void transpose(Float *a) {
   Float b[16];
@@ -216,6 +221,10 @@ static inline Float scale_exponent(Float p, Float n) {
   return p * (Float)((bits + 127) << 23);
 }
 
+#endif
+
+#if !defined(__AVX512F__)
+template <int T> static inline Float beyond(const float *here, Float, Float, Float) { return load(here + T); }
 #endif
 
 // 2^t for t <= 0 (relative error 2.2e-7): a polynomial of degree 5 on [-1/2, 1/2], then the exponent.

@@ -38,11 +38,18 @@ struct Rows {
 };
 
 void blur_row(const float *from, float *to, int w, const Window &window) {
+  Float before = load(from - LANES), here = load(from);
   for (int x = 0; x < w; x += LANES) {
-    Float a = splat(window.g[0]) * load(from + x);
-#pragma GCC unroll 5
-    for (int t = 1; t <= RADIUS; t++) a = fma(splat(window.g[t]), load(from + x - t) + load(from + x + t), a);
+    const float *p = from + x;
+    const Float after = load(p + LANES);
+    Float a = splat(window.g[0]) * here;
+    a = fma(splat(window.g[1]), beyond<-1>(p, before, here, after) + beyond<1>(p, before, here, after), a);
+    a = fma(splat(window.g[2]), beyond<-2>(p, before, here, after) + beyond<2>(p, before, here, after), a);
+    a = fma(splat(window.g[3]), beyond<-3>(p, before, here, after) + beyond<3>(p, before, here, after), a);
+    a = fma(splat(window.g[4]), beyond<-4>(p, before, here, after) + beyond<4>(p, before, here, after), a);
+    a = fma(splat(window.g[5]), beyond<-5>(p, before, here, after) + beyond<5>(p, before, here, after), a);
     store(to + x, a);
+    before = here, here = after;
   }
 }
 
