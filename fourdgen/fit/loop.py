@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from fourdgen.fit.density import Growth
 from fourdgen.fit.hull import carve, shell, spread_bones
 from fourdgen.fit.model import Model, PoseCorrections, Rates
 from fourdgen.fit.rebuild import observe, rebuild
-from fourdgen.fit.views import Views
+from fourdgen.fit.views import View, Views
 from fourdgen.geometry.camera import Cameras
-from fourdgen.render import Rasterizer
+from fourdgen.render import Rasterizer, RenderOut, draw
 from fourdgen.report import Reporter, Silent
 from fourdgen.scene.bones import BoneMotion, ClipTime, acceleration, rigidity
-from fourdgen.scene.surfels import rgb_from_sh
+from fourdgen.scene.surfels import Surfels, rgb_from_sh
 
 HULL_EXTENT = 1.3  # half side of the cube that is carved; the subject's radius is 0.5-1
 
@@ -55,6 +55,9 @@ class TrainConfig:
     smoothness: float = 7.5  # weight of the acceleration of bones, radians and root units per (1/24 s)^2
     densify_every: int = 150  # steps between births
     checkpoint_every: int = 1000  # steps between checkpoints
+    refine_from: float = 1.0  # progress from which a refined branch carries the colour; 1 switches it off
+    refine_plain: float = 0.5  # weight of the plain branch's own colour loss from then on
+    refine_prior: float = 1e-3  # weight of the size of the refinement
 
 
 @dataclass
@@ -148,6 +151,8 @@ def train(
         if rebuild_due(config, progress.step):
             model = rebuild(model, observe(model, finest, tracks, frames), config.tree, generator)
             growth.reset(len(model))
+        if done >= config.refine_from and model.refinement is None:
+            model.start_refinement()
         model.set_rates(rate_factor(done))
         if progress.order is None or len(progress.order) == 0:
             progress.order = sampler.epoch(frames.probability, generator)
@@ -225,7 +230,7 @@ def _step_loss(
 
     p = model.p
     bones = model.motion.dual_quats(clip, frames.seconds[row : row + 1])
-    means, quats, _ = model.motion.carried(bones[0], p["means"], p["quats"])
+    means, quats, turned = model.motion.carried(bones[0], p["means"], p["quats"])
     out = rasterizer(
         means,
         quats,
@@ -235,12 +240,15 @@ def _step_loss(
         cameras,
         background=background,
     )
-    image, target = out.rgb.squeeze(0).permute(2, 0, 1), view.target(background)
-    loss = view.strength * losses.photometric(image, target, view.weight, config.ssim)
-    silhouette = (out.alpha.squeeze(0) - view.mask).abs()
-    if view.weight is not None:
-        silhouette = silhouette * view.weight
-    loss = loss + config.mask * silhouette.mean()
+    image, color_loss, silhouette = _compared(out, view, background, config)
+    if model.refinement is None:
+        loss = color_loss + config.mask * silhouette
+    else:  # docs/method.md section 6: colour is the refined branch's, the surface is the plain one's
+        state = Surfels(**p, confidence=torch.ones(len(model)))
+        fine = draw(replace(state, means=means, quats=quats, turned=turned), cameras, background, rasterizer)
+        image, fine_loss, fine_silhouette = _compared(fine, view, background, config)
+        loss = fine_loss + config.refine_plain * color_loss + config.mask * (silhouette + fine_silhouette)
+        loss = loss + config.refine_prior * (model.refinement**2).sum(1).mean()
     # Every second step with twice the weight: these cost time and change slowly.
     if step % 2 == 0:
         if config.normal > 0 and done > 0.3:
@@ -258,7 +266,17 @@ def _step_loss(
             loss = loss + 2 * prior * (twist**2).sum(1).mean()
             if len(twist) > 2:
                 loss = loss + 2 * config.pose_smoothness * losses.second_differences(twist).mean()
-    return loss, F.mse_loss(image.detach(), target)
+    return loss, F.mse_loss(image.detach(), view.target(background))
+
+
+def _compared(out: RenderOut, view: View, background: Tensor, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """The picture, channels first, its colour loss and its silhouette loss."""
+    image = out.rgb.squeeze(0).permute(2, 0, 1)
+    color = view.strength * losses.photometric(image, view.target(background), view.weight, config.ssim)
+    silhouette = (out.alpha.squeeze(0) - view.mask).abs()
+    if view.weight is not None:
+        silhouette = silhouette * view.weight
+    return image, color, silhouette.mean()
 
 
 def _save(path: Path, model: Model, growth: Growth, progress: Progress, generator: torch.Generator) -> None:
