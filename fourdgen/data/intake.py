@@ -10,7 +10,7 @@ import numpy as np
 
 from fourdgen.data import sources
 from fourdgen.data.cameras_io import read_camera_entries
-from fourdgen.data.matching import match_cameras, match_masks
+from fourdgen.data.matching import NoCamera, match_cameras, match_masks
 from fourdgen.data.sources import Source
 from fourdgen.report import FourdgenError
 
@@ -105,19 +105,25 @@ def empty_error(source: Source, way: str, folder: Path | None = None) -> Fourdge
 
 
 def camera_errors(cameras: Path, clips: Sequence[Intake]) -> list[FourdgenError]:
-    """What is wrong with given cameras: unreadable, of other clips, fewer than two frames, of another shape."""
+    """What is wrong with given cameras: unreadable, of no clip at all, fewer than two frames, of another shape.
+
+    A clip without any is no mistake as long as another one has some: its cameras are found.
+    """
     try:
         entries = read_camera_entries(cameras)
     except FourdgenError as error:
         return [error]
-    errors = []
+    errors: list[FourdgenError] = []
+    missing: list[FourdgenError] = []
     for clip in clips:
         try:
             found = match_cameras(entries, clip.name, clip.source, clip.frames, len(clips) == 1, cameras)
             check_cameras(cameras, clip.name, [entry.size for entry in found.values()], clip.size)
+        except NoCamera as error:
+            missing.append(error)
         except FourdgenError as error:
             errors.append(error)
-    return errors
+    return errors + (missing if len(missing) == len(clips) else [])
 
 
 def check_cameras(cameras: Path, name: str, sizes: Collection[tuple[int, int]], frame: tuple[int, int]) -> None:

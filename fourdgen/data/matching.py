@@ -13,6 +13,10 @@ from fourdgen.report import FourdgenError, absent
 HINT = "give each entry of the file `clip` (the video's name without its ending) and `frame` (its number from 0)"
 
 
+class NoCamera(FourdgenError):
+    """A file of cameras has none for a clip: the others may have theirs all the same."""
+
+
 def match_cameras(
     entries: Sequence[CameraEntry], name: str, source: Source, frames: int, alone: bool, where: Path
 ) -> dict[int, CameraEntry]:
@@ -20,7 +24,8 @@ def match_cameras(
 
     Entries with `clip` and `frame` are taken at their word; else `file_path` decides: for a folder of pictures by the
     picture's name, for a video by the folder or stem that bears its name, in sorted order. `alone`: the run has one
-    clip, which then owns all entries whatever their folder is called. Raises FourdgenError: nothing matches surely.
+    clip, which then owns all entries whatever their folder is called. Raises NoCamera when none is of this clip, and
+    FourdgenError when it is not sure which is whose.
     """
     keyed = [e for e in entries if e.clip is not None and e.frame is not None]
     if keyed:
@@ -29,11 +34,12 @@ def match_cameras(
             others = sorted({str(e.clip) for e in keyed}, key=natural_key)
             theirs = [e for e in keyed if e.clip == name]
             said = f"its frames are {theirs[0].frame} ..." if theirs else f"it knows {', '.join(others[:8])}"
-            raise FourdgenError(f"{where}: no camera for a frame of clip {name} ({said})", HINT)
+            kind = FourdgenError if theirs else NoCamera
+            raise kind(f"{where}: no camera for a frame of clip {name} ({said})", HINT)
         return found
     mine = _by_path(entries, name, source) or (list(entries) if alone else [])
     if not mine:
-        raise FourdgenError(
+        raise NoCamera(
             f"{where}: no camera for clip {name}; its paths are such as {entries[0].file_path or '(empty)'}", HINT
         )
     if source.pictures:

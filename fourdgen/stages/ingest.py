@@ -29,7 +29,7 @@ from fourdgen.data.intake import (
     mask_errors,
 )
 from fourdgen.data.lens import Lens, Straightener, rim, straightener
-from fourdgen.data.matching import match_cameras, match_masks
+from fourdgen.data.matching import NoCamera, match_cameras, match_masks
 from fourdgen.data.sources import Source
 from fourdgen.data.video import reduced, resized
 from fourdgen.geometry.camera import Cameras
@@ -274,11 +274,15 @@ def _read_masks(
 
 def _known_cameras(
     ctx: Context, name: str, source: Source, entries: Sequence[CameraEntry]
-) -> Mapping[int, CameraEntry]:
-    """Frame number -> camera. Only these frames are used: a limit picks among them."""
+) -> Mapping[int, CameraEntry] | None:
+    """Frame number -> camera. Only these frames are used: a limit picks among them. None: this clip has none."""
     assert ctx.job.cameras is not None
     count, alone = sources.frame_count(source), len(ctx.job.inputs) == 1
-    found = match_cameras(entries, name, source, count, alone, ctx.job.cameras)
+    try:
+        found = match_cameras(entries, name, source, count, alone, ctx.job.cameras)
+    except NoCamera:
+        ctx.report.warn(f"{name}: {ctx.job.cameras.name} has no camera for this clip; its cameras are found")
+        return None
     without = [number for number in range(count) if number not in found]
     if without:
         ctx.report.warn(f"{name}: no camera for frames {numbers(without)}; they are left out")
@@ -367,9 +371,9 @@ def _ignore_empty(
     if empty.all():
         raise empty_error(source, way)
     if empty.any():
-        report.warn(
-            f"{name}: empty masks, so these frames do not count: {numbers([i for i, gone in zip(ids, empty) if gone])}"
-        )
+        gone = numbers([i for i, nothing in zip(ids, empty) if nothing])
+        help_ = "" if way in ("alpha", "given") else " (--box X,Y,W,H or --masks DIR may help)"
+        report.warn(f"{name}: empty masks, so these frames do not count: {gone}{help_}")
     return np.where(empty[:, None, None], 0, weight).astype(np.uint8)
 
 

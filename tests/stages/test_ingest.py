@@ -226,6 +226,16 @@ def test_a_limit_of_frames_picks_among_those_with_a_camera(tmp_path: Path) -> No
     assert capture.clips[0].frame_ids.tolist() == [0, 3]
 
 
+def test_cameras_for_some_of_the_clips(tmp_path: Path) -> None:
+    cameras = cameras_file(tmp_path / "transforms.json", "a")
+    clips = make_video(tmp_path / "a.mp4"), make_video(tmp_path / "b.mp4")
+    capture, listener = run(tmp_path, job(tmp_path, *clips, cameras=cameras))
+    assert [clip.cameras is None for clip in capture.clips] == [False, True]
+    assert listener.warnings == ["b: transforms.json has no camera for this clip; its cameras are found"]
+    nobody = cameras_file(tmp_path / "nobody.json", "z")
+    assert "2 things are wrong" in error_of(job(tmp_path, *clips, cameras=nobody))
+
+
 def test_distortion_is_undone_with_the_cameras(tmp_path: Path) -> None:
     """The disc's centre, filmed through the lens, must lie where the straight camera sees that ray."""
     from fourdgen.data.lens import Lens, undistort
