@@ -26,8 +26,7 @@ COLORS = [
 SMALL = SurfaceConfig(cells=96, views=40, size=384)
 
 
-@pytest.fixture(scope="module")
-def scene() -> Scene4D:
+def dense_toy() -> Scene4D:
     """The toy with eight times as many, smaller surfels: large flat ones stand out over a curved surface."""
     made = toy_scene()
     counts = (4000, 1600, 1600)
@@ -37,6 +36,11 @@ def scene() -> Scene4D:
     ids = torch.tensor([[0, 1, 0, 0]]).expand(len(surfels), 4).int().contiguous()
     weights = torch.stack([1 - arm, arm, torch.zeros_like(arm), torch.zeros_like(arm)], 1)
     return replace(made, surfels=replace(surfels, bone_ids=ids, bone_weights=weights))
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene4D:
+    return dense_toy()
 
 
 @pytest.fixture(scope="module")

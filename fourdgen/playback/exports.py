@@ -42,10 +42,12 @@ _MOMENT = "all motion but one moment (--time)"
 FORMATS = (
     Format("scene", ".ply", "the whole 4D asset, as reconstruct writes it", "nothing", writers.write_scene),
     Format("compressed", None, "the whole 4D asset, small, as a .sog (--compress); splat viewers show its rest pose",
-           "digits: positions to 12 bits, rotations to 8, sizes and colours to 6, motion to 2e-4",
+           "digits: positions to 12 bits, rotations to 8, sizes and colours to 6, motion to 4e-4",
            writers.write_compressed),
     Format("cameras", ".json", "cameras of the input frames, nerfstudio layout with clip and frame",
            "the asset: cameras only", writers.write_cameras),
+    Format("colmap", "", "the same cameras as a COLMAP model in text, with the surfels as points",
+           "the asset: cameras only", writers.write_colmap),
     Format("html", ".html", "a page that plays the asset in a browser, offline",
            "confidence, cameras; bytes for colour, 16 bits for rotation and size", writers.write_html, up=""),
     Format("glb", ".glb", "a skinned mesh with an animation for each clip (glTF 2.0)",

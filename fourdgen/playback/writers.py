@@ -13,7 +13,7 @@ from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import Reporter, Silent
 from fourdgen.scene import compressed, files
 from fourdgen.scene.files import extent
-from fourdgen.scene.formats import cameras, gltf, html, meshes, sog, splats, usd
+from fourdgen.scene.formats import cameras, colmap, gltf, html, meshes, sog, splats, usd
 from fourdgen.scene.joints import JointMotion, fitted_joints
 from fourdgen.scene.mesh import SkinnedMesh
 from fourdgen.scene.motion import SampledBones
@@ -43,6 +43,10 @@ def write_cameras(path: Path, scene: Scene4D, setup: Setup) -> None:
     # Who places the scene wants the cameras that see it there, and not those of the coordinates that were given.
     with whole_file(path) as part:
         cameras.write(part, replace(scene, world_from_input=None) if setup.placed else scene)
+
+
+def write_colmap(path: Path, scene: Scene4D, setup: Setup) -> None:
+    colmap.write(path, replace(scene, world_from_input=None) if setup.placed else scene)
 
 
 def write_html(path: Path, scene: Scene4D, setup: Setup) -> None:

@@ -36,9 +36,9 @@ from fourdgen.scene.whole import whole_file
 VERSION = 1
 POSITION_BITS = 12
 LEVELS = 64  # of sizes and colours
-ALPHA_STEP = 3  # of 255
-TURN_STEP = 1 / 4096  # of a quaternion's components
-PLACE_STEP = 2e-4  # of the largest distance that a bone is from the origin
+ALPHA_STEP = 4  # of 255
+TURN_STEP = 1 / 2048  # of a quaternion's components
+PLACE_STEP = 4e-4  # of the largest distance that a bone is from the origin
 TEXT, BONES, MOTION, FRAMES = "fourdgen.json", "bones.xz", "motion.xz", "frames.xz"
 _LARGEST = 1 << 28  # bytes: nothing in such a file is larger when it is unpacked
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0}]

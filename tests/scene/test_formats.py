@@ -145,3 +145,20 @@ def test_every_format_says_what_it_loses() -> None:
     said = describe()
     for row in FORMATS:
         assert row.name in said and row.about in said and row.loses in said
+
+
+@pytest.mark.parametrize("world", [None, WORLD])
+def test_the_colmap_model_has_the_cameras_of_cameras_json(tmp_path: Path, world: Sim3 | None) -> None:
+    scene = replace(toy_scene(), world_from_input=world)
+    export(scene, tmp_path / "cameras.json")
+    export(scene, tmp_path / "sparse", "colmap")
+    ours, theirs = (read_camera_entries(tmp_path / name) for name in ("cameras.json", "sparse"))
+    assert len({entry.file_path for entry in theirs}) == len(ours) == len(theirs)
+    assert theirs[1].file_path == "a/00001.png"
+    for one, other in zip(ours, theirs):
+        assert torch.allclose(one.cam_from_input, other.cam_from_input, atol=1e-6)
+        assert torch.allclose(one.K, other.K, atol=1e-4) and one.size == other.size
+    rows = [line.split() for line in (tmp_path / "sparse" / "points3D.txt").read_text().splitlines()[1:]]
+    points = torch.tensor([[float(x) for x in row[1:4]] for row in rows])
+    wanted = scene.at("a", 0.0).means
+    assert torch.allclose(points, wanted if world is None else world.inverse().apply(wanted), atol=1e-5)
