@@ -50,9 +50,10 @@ def observe(model: Model, views: Views, tracks: Mapping[str, ClipTrack], frames:
     keys = [(frames.names[int(frames.clip[row])], int(frames.index[row])) for row in rows]
     seen = [views.view(*key) for key in keys]
     poses = [tracks[clip].cam_from_root[index] for clip, index in keys]
-    if model.corrections is not None:
-        seen = [replace(view, K=model.corrections.intrinsics(clip, view.K)) for view, (clip, _) in zip(seen, keys)]
-        poses = [model.corrections.pose(*key) for key in keys]
+    for i, (clip, index) in enumerate(keys):
+        if model.corrections is not None and model.corrections.covers(clip):
+            seen[i] = replace(seen[i], K=model.corrections.intrinsics(clip, seen[i].K))
+            poses[i] = model.corrections.pose(clip, index)
     return Observed(seen, torch.stack(poses), [clip for clip, _ in keys], frames.seconds[list(rows)])
 
 

@@ -177,3 +177,16 @@ def test_poses_stand_still_at_both_ends_of_training() -> None:
 def test_ladders_of_different_length_are_refused() -> None:
     with pytest.raises(FourdgenError, match="differ in length"):
         stage.check(None, TrainConfig(steps=(10, 10)))  # type: ignore[arg-type]
+
+
+def test_given_cameras_beside_found_ones_stay(filmed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Clip a has the user's cameras, b found ones: training (with a rebuild) runs, and corrects b's alone."""
+    capture, tracks, frames, times = filmed
+    mixed = {"a": replace(tracks["a"], given=True), "b": tracks["b"]}
+    model = run((capture, mixed, frames, times), tmp_path, refine=True)
+    assert model.corrections is not None
+    assert not model.corrections.covers("a")
+    assert float(model.corrections.twist_of("b").detach().abs().max()) > 0
+    after = model.corrections.tracks(mixed)
+    assert torch.equal(after["a"].cam_from_root, tracks["a"].cam_from_root)
+    assert not torch.equal(after["b"].cam_from_root, tracks["b"].cam_from_root)
