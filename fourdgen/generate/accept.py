@@ -21,7 +21,7 @@ BLINK = 0.25  # the same for a change that neighbouring frames do not share
 SPREAD = 5  # pixels over which a disagreement counts
 AROUND = 2  # frames on each side that a frame is compared with
 LEAST_IOU = 0.6  # of the silhouettes where the guide is confident; a frame below is refused
-LEAST_AGREEMENT = 0.5  # mean agreement over the subject; a frame below is refused
+LEAST_AGREEMENT = 0.4  # mean agreement over the subject; a frame below is refused
 LEAST_FRAMES = 0.5  # share of its frames without which a view is refused
 
 
