@@ -26,7 +26,7 @@ from fourdgen.scene.surfels import sh_from_rgb
 
 MOST_FRAMES = 64
 IN_BOX, NEAR_SURFELS, JITTER = 50_000, 40_000, 0.03
-SHARE, SURVIVORS = 0.90, 2500
+SHARE, SHARE_UNSURE, SURVIVORS = 0.90, 0.80, 2500  # of the masks; the second while poses are still being found
 AT_ONCE = 8  # frames between which hopeless points are dropped
 MARGIN = 0.05  # root units around the surfels in which points are tried
 LEAST = 100  # points without which there is no shape
@@ -68,8 +68,9 @@ def rebuild(model: Model, observed: Observed, tree: bool, generator: torch.Gener
 
 @torch.no_grad()
 def carve_through(model: Model, observed: Observed, generator: torch.Generator) -> dict[str, Tensor]:
-    """As many surfels as there were, on the shell of the points that stay inside 90 % of the masks (less, until 2500
-    survive) while the motion carries them. Where the motion contradicts all masks, the surfels stay as they are."""
+    """As many surfels as there were, on the shell of the points that stay inside 90 % of the masks while the motion
+    carries them: 80 % while poses are being found, and less until 2500 survive. Where the motion contradicts all masks,
+    the surfels stay as they are."""
     means = model.p["means"].detach()
     opaque = means[torch.sigmoid(model.p["opacity"].detach()) > 0.2]
     near = opaque if len(opaque) else means
@@ -77,8 +78,8 @@ def carve_through(model: Model, observed: Observed, generator: torch.Generator) 
     picked = near[torch.randint(len(near), (NEAR_SURFELS,), generator=generator)]
     in_box = low + torch.rand(IN_BOX, 3, generator=generator) * (high - low)
     candidates = torch.cat([in_box, picked + torch.randn(NEAR_SURFELS, 3, generator=generator) * JITTER])
-    points, share, colors = follow(model.motion, candidates, observed, generator)
-    wanted = SHARE
+    wanted = SHARE if model.corrections is None else SHARE_UNSURE  # a pose that is off by degrees shaves off thin parts
+    points, share, colors = follow(model.motion, candidates, observed, wanted, generator)
     while int((share >= wanted).sum()) < SURVIVORS and wanted > 0.5:
         wanted -= 0.02
     kept = (share >= wanted).nonzero()[:, 0]
@@ -89,14 +90,15 @@ def carve_through(model: Model, observed: Observed, generator: torch.Generator) 
 
 
 def follow(
-    motion: BoneMotion, points: Float[Tensor, "p 3"], observed: Observed, generator: torch.Generator
+    motion: BoneMotion, points: Float[Tensor, "p 3"], observed: Observed, wanted: float, generator: torch.Generator
 ) -> tuple[Float[Tensor, "q 3"], Float[Tensor, "q"], Float[Tensor, "q 3"]]:
     """Canonical points that stay inside most masks, the share of telling views in which each does, its mean colour.
 
-    Frames are visited in random order; a point that has missed twice as many as it may is followed no further.
+    Frames are visited in random order; a point that has missed twice as many as the `wanted` share allows is
+    followed no further.
     """
     order = torch.randperm(len(observed.views), generator=generator).tolist()
-    allowed = 2 + 2 * (1 - SHARE) * len(order)
+    allowed = 2 + 2 * (1 - wanted) * len(order)
     inside, votes, colors = torch.zeros(len(points)), torch.zeros(len(points)), torch.zeros(len(points), 3)
     for begin in range(0, len(order), AT_ONCE):
         alive = votes - inside <= allowed
