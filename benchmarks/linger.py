@@ -1,6 +1,6 @@
 """A bench scene filmed by a camera that lingers: the same layout, with frames of clip a repeated and dropped.
 
-    python benchmarks/linger.py --bench DIR --scene fox --out DIR/fox [--dense 16] [--repeat 2] [--keep-every 4]
+    python benchmarks/linger.py --bench DIR --scene fox [--out build/linger/fox] [--dense 16] [--repeat 2] [--keep-every 4]
 
 The first `dense` frames of clip a are there `repeat` times, of the others every `keep_every`th is left: at 16, 2 and 4
 of 48 frames a third of the way holds 32 frames and the rest 8. Score it with benchmarks/quality.py --tracks alone.
@@ -26,13 +26,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", type=Path, default=os.environ.get("FOURDGEN_BENCH"))
     parser.add_argument("--scene", default="fox")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="default: build/linger/SCENE")
     parser.add_argument("--dense", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--keep-every", type=int, default=4)
     given = parser.parse_args()
     if given.bench is None:
         parser.error("--bench DIR or FOURDGEN_BENCH is needed")
+    given.out = given.out or Path("build/linger") / given.scene
     source = Path(given.bench) / given.scene
     (given.out / "rgba" / "a").mkdir(parents=True, exist_ok=True)
     (given.out / "truth").mkdir(exist_ok=True)

@@ -76,12 +76,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", type=Path, default=os.environ.get("FOURDGEN_BENCH"))
     parser.add_argument("--scene", default="fox")
-    parser.add_argument("--asset", type=Path, help="a scene.ply with known cameras")
+    parser.add_argument(
+        "--asset",
+        type=Path,
+        help="a scene.ply with known cameras; default: what benchmarks/quality.py made of the scene",
+    )
     parser.add_argument("--out", type=Path, default=Path("build/sheets"))
     parser.add_argument("--worst", type=int, default=5)
     given = parser.parse_args()
-    if given.bench is None or given.asset is None:
-        parser.error("--bench DIR (or FOURDGEN_BENCH) and --asset FILE are needed")
+    if given.bench is None:
+        parser.error("--bench DIR or FOURDGEN_BENCH is needed")
+    given.asset = given.asset or Path("build/quality") / f"{given.scene.replace('/', '_')}.known.-.s0.ply"
     scene = fourdgen.load(given.asset)
     if scene.world_from_input is None:
         sys.exit(f"{given.asset}: sheets need an asset with known cameras")
