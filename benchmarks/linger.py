@@ -1,6 +1,7 @@
 """A bench scene filmed by a camera that lingers: the same layout, with frames of clip a repeated and dropped.
 
-    python benchmarks/linger.py --bench DIR --scene fox [--out build/linger/fox] [--dense 16] [--repeat 2] [--keep-every 4]
+    python benchmarks/linger.py --bench DIR --scene fox [--out build/linger/fox] [--dense 16] [--repeat 2]
+        [--keep-every 4]
 
 The first `dense` frames of clip a are there `repeat` times, of the others every `keep_every`th is left: at 16, 2 and 4
 of 48 frames a third of the way holds 32 frames and the rest 8. Score it with benchmarks/quality.py --tracks alone.

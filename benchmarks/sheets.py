@@ -39,6 +39,16 @@ def picture(values: torch.Tensor | np.ndarray) -> np.ndarray:
     return cv2.resize(image, (CELL, CELL), interpolation=cv2.INTER_AREA)
 
 
+def subject_of(view: View) -> tuple[slice, slice]:
+    """The square around the true subject, with some room."""
+    box = metrics.mask_box(view.alpha > 0.5) or (slice(0, view.alpha.shape[0]), slice(0, view.alpha.shape[1]))
+    side = round(1.25 * max(part.stop - part.start for part in box))
+    corners = [
+        max(0, min((part.start + part.stop - side) // 2, size - side)) for part, size in zip(box, view.alpha.shape)
+    ]
+    return slice(corners[0], corners[0] + side), slice(corners[1], corners[1] + side)
+
+
 def true_normals(mesh: Mesh, view: View, camera: Cameras) -> np.ndarray:
     """Colours of the mesh's normals in the camera's axes, on white."""
     _, face = rasterize(mesh, view.entry.frame or 0, camera)
@@ -107,17 +117,17 @@ def main() -> None:
         true = Cameras(view.entry.cam_from_input[None].float(), view.entry.K.float()[None], view.entry.size)
         ours = camera_of(scene, view.entry)
         drawn = fourdgen.draw(scene.at(view.clip, view.seconds), ours, background=WHITE).rgb[0]
-        cells = [picture(view.rgb.permute(1, 2, 0)), picture(drawn)]
+        cells = [view.rgb.permute(1, 2, 0), drawn.clamp(0, 1)]
         if mesh is not None:
-            cells += [picture(true_normals(mesh, view, true)), picture(drawn_normals(scene, view, ours))]
-            cells.append(picture(tracks(scene, mesh, view, scene.world_from_input, true)))
-        rows.append(np.concatenate(cells, 1))
+            cells += [true_normals(mesh, view, true), drawn_normals(scene, view, ours)]
+            cells.append(tracks(scene, mesh, view, scene.world_from_input, true))
+        rows.append(np.concatenate([picture(np.asarray(cell)[subject_of(view)]) for cell in cells], 1))
     cv2.imwrite(str(given.out / f"{name}.png"), np.concatenate(rows)[..., ::-1])
 
     columns = []
     for psnr, view, drawn in scored[: given.worst]:
         error = (drawn - view.rgb).abs().mean(0, keepdim=True).expand(3, -1, -1) * 3
-        parts = [picture(p.permute(1, 2, 0)) for p in (view.rgb, drawn, 1 - error)]
+        parts = [picture(p.permute(1, 2, 0)[subject_of(view)]) for p in (view.rgb, drawn, 1 - error)]
         columns.append(np.concatenate(parts))
         print(f"{psnr:.2f} dB  {view.entry.file_path}  clip {view.clip} frame {view.entry.frame}")
     cv2.imwrite(str(given.out / f"{name}_worst.png"), np.concatenate(columns, 1)[..., ::-1])
