@@ -17,7 +17,7 @@ from fourdgen.scene.ply import matrix, read_ply
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.surfels import SH_C0
 from tests.render.gaussians import draw_gaussians
-from tests.test_surface import dense_toy
+from tests.test_fused_surface import dense_toy
 
 MOMENT = 0.25
 
