@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,12 @@ class Mesh:
     faces: Int[np.ndarray, "f 3"]
     vertices: Float[np.ndarray, "t v 3"]
 
-    @property
+    @cached_property
     def center(self) -> Float[np.ndarray, "3"]:
         """The middle of the box that holds all frames."""
         return (self.vertices.min((0, 1)) + self.vertices.max((0, 1))) / 2
 
-    @property
+    @cached_property
     def radius(self) -> float:
         """The largest distance of any vertex in any frame from `center`: what lengths are given in percent of."""
         return float(np.linalg.norm(self.vertices - self.center, axis=-1).max())
