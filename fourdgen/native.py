@@ -290,7 +290,8 @@ def raster(
             raise ValueError(f"input {i} of the rasterizer has shape {tuple(tensor.shape)}, expected {shape}")
     if not 1 <= colors.shape[-1] <= MAX_CHANNELS or min(size) < 1 or max(size) > MAX_SIDE:
         raise ValueError(f"{colors.shape[-1]} channels at {size} pixels: at most {MAX_CHANNELS} at {MAX_SIDE}")
-    if screen_grad is not None and (screen_grad.shape != (count,) or not screen_grad.is_contiguous()):
+    fits = screen_grad is None or (screen_grad.shape == (count,) and screen_grad.dtype == torch.float32)
+    if screen_grad is not None and not (fits and screen_grad.is_contiguous()):
         raise ValueError(f"screen_grad must be a contiguous float32 tensor of {count} numbers")
     if background is not None:
         background = _ready(background.detach().expand(views, colors.shape[-1]))

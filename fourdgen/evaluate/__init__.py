@@ -47,7 +47,7 @@ def evaluate(
     """
     scene = files.read(scene_path, report)
     truth = read_truth(Path(truth_dir), scene)
-    rasterizer = rasterizer_on(device, renderer)
+    rasterizer = rasterizer_on(device, renderer, report)
     judge = perceptual.load()
     notes = [] if judge is not None else ["lpips: its weights are not here; `fourdgen doctor --fetch` gets them"]
     if truth.skipped:

@@ -27,4 +27,6 @@ def render(
     from fourdgen.render.carried import rasterizer_on
     from fourdgen.scene import files
 
-    return film(files.read(scene_path, report), Path(scene_path), request, report, rasterizer_on(device, renderer))
+    return film(
+        files.read(scene_path, report), Path(scene_path), request, report, rasterizer_on(device, renderer, report)
+    )

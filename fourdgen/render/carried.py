@@ -7,12 +7,18 @@ from dataclasses import dataclass, fields, replace
 from torch import Tensor
 
 from fourdgen.geometry.camera import Cameras
-from fourdgen.render import Rasterizer, RenderOut, pick
+from fourdgen.render import BUILD_HINT, SILENT, Rasterizer, RenderOut, pick
+from fourdgen.report import Reporter
 
 
-def rasterizer_on(device: str, name: str = "auto") -> Rasterizer:
-    """The rasterizer of that name for a device; it takes and gives tensors in main memory. Raises FourdgenError."""
+def rasterizer_on(device: str, name: str = "auto", report: Reporter = SILENT) -> Rasterizer:
+    """The rasterizer of that name for a device; it takes and gives tensors in main memory. Raises FourdgenError.
+
+    `report` is warned when the slow way without compiled kernels is all that there is.
+    """
     rasterizer = pick(name, device)
+    if rasterizer.name == "tiled":
+        report.warn(f"the tiled rasterizer draws, hundreds of times slower than the compiled ones: {BUILD_HINT}")
     return rasterizer if device == "cpu" else Carried(rasterizer, device)
 
 

@@ -36,6 +36,8 @@ class CpuRasterizer:
         """See `fourdgen.render.Rasterizer`. More channels than the kernel takes are drawn in groups."""
         composite_here = background is not None and background.requires_grad
         channels = colors.shape[-1]
+        if screen_grad is not None and channels > native.MAX_CHANNELS:  # lengths of groups do not add up
+            raise ValueError(f"the screen gradient is known for at most {native.MAX_CHANNELS} channels, not {channels}")
         pictures, first = [], None
         for start in range(0, channels, native.MAX_CHANNELS):
             group = slice(start, min(start + native.MAX_CHANNELS, channels))

@@ -53,7 +53,7 @@ def run(
     ctx: Context, config: TrainConfig, capture: Capture, alignment: Alignment, track: RootTrack, frames: FrameSet
 ) -> Scene4D:
     capture = capture.toned({name: (a.gain, a.bias) for name, a in alignment.clips.items()})
-    rasterizer = rasterizer_on(ctx.device)
+    rasterizer = rasterizer_on(ctx.device, report=ctx.report)
     ctx.report.emit("note", text=f"renderer: {rasterizer.name}")
     times = _clip_times(capture, alignment)
 

@@ -8,6 +8,7 @@ import torch
 from fourdgen import native, render
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
 from fourdgen.geometry.transforms import quat_exp, quat_multiply, quat_rotate
+from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError, Silent
 from fourdgen.scene.surfels import Surfels, sh_from_rgb
 from render.scenes import shell
@@ -139,3 +140,17 @@ def test_colors_turn_with_the_surface() -> None:
     assert float(plain.rgb.std()) > 0.1
     close = ((plain.rgb - turned.rgb).abs().amax(-1) < 1e-3).float().mean()
     assert float(close) > 0.999  # rounding may flip a pixel's threshold
+
+
+def test_the_slow_way_is_said_where_scenes_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_kernels(monkeypatch)
+    heard = Heard()
+    assert rasterizer_on("cpu", report=heard).name == "tiled"
+    assert len(heard.warnings) == 1 and "C++ compiler" in heard.warnings[0]
+
+
+def test_a_screen_gradient_of_another_type_is_refused() -> None:
+    case = shell(6, (16, 16)).to(torch.float32)
+    arguments = case.arguments()
+    with pytest.raises(ValueError, match="float32"):
+        render.pick("cpu")(*arguments, screen_grad=torch.zeros(len(arguments[0]), dtype=torch.float64))
