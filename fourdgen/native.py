@@ -85,6 +85,8 @@ def _load() -> ctypes.CDLL | str:
     paths = [folder / f"_kernels_{build}.so" for build in builds for folder in folders]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
+        if os.environ.get("FOURDGEN_ISA"):
+            return f"FOURDGEN_ISA asks for {builds[0]!r}, of which there is no build here (base, avx2 or avx512)"
         return f"the kernels are not built for this machine ({', '.join(builds)})"
     try:
         _share_openmp()
