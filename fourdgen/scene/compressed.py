@@ -104,8 +104,9 @@ def read(path: Path) -> Scene4D:
         raise
     except OSError as error:
         raise FourdgenError(f"{path}: cannot be read: {error.strerror or error}", "check the path") from None
+    # zipfile raises a RuntimeError for a packing or an encryption that it does not know.
     except (
-        zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError, RuntimeError, LookupError,
+        zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, RuntimeError, LookupError,
         ValueError, TypeError, AttributeError, OverflowError,
     ) as error:  # fmt: skip
         raise FourdgenError(f"{path} is damaged: {str(error)[:200]}", "copy it again, or write it again") from None
