@@ -15,7 +15,7 @@ from fourdgen.render.tiled import TiledRasterizer
 from render.compare import PICTURES, against_oracle, gradients
 from render.scenes import PARAMETERS, Case, shell
 
-HOSTILE = int(os.environ.get("FOURDGEN_HOSTILE", "100"))  # scenes; docs/performance.md was measured with 1000
+HOSTILE = int(os.environ.get("FOURDGEN_HOSTILE", "200"))  # scenes; docs/performance.md was measured with 1000
 BOTH = pytest.mark.parametrize("rasterizer", [CpuRasterizer(), TiledRasterizer()], ids=lambda r: r.name)
 
 SCENES = {

@@ -83,9 +83,10 @@ def psnr(filmed, model: Model) -> tuple[float, float]:
 
 
 def test_it_learns_the_pictures(filmed, tmp_path: Path) -> None:
-    model = run(filmed, tmp_path)
+    """Without rebuilds, whose fresh motion 500 steps at 12 frames a second are too few for (they cost this toy 1.4 dB)."""
+    model = run(filmed, tmp_path, replace(SMALL, rebuild_at=(), smoothness=0.0))
     fitted, flat = psnr(filmed, model)
-    assert fitted > flat + 3.3 and fitted > 23.5
+    assert fitted > flat + 4 and fitted > 24
 
 
 def test_a_killed_run_ends_exactly_like_an_unkilled_one(filmed, tmp_path: Path) -> None:
