@@ -83,7 +83,7 @@ def psnr(filmed, model: Model) -> tuple[float, float]:
 
 
 def test_it_learns_the_pictures(filmed, tmp_path: Path) -> None:
-    """Without rebuilds, whose fresh motion 500 steps at 12 frames a second are too few for (they cost this toy 1.4 dB)."""
+    """Without rebuilds: 500 steps are too few for the fresh motion that they begin with (it costs this toy 1.4 dB)."""
     model = run(filmed, tmp_path, replace(SMALL, rebuild_at=(), smoothness=0.0))
     fitted, flat = psnr(filmed, model)
     assert fitted > flat + 4 and fitted > 24
