@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -157,6 +158,13 @@ def test_peak_memory_starts_anew() -> None:
     high = report.peak_memory_mb()
     del block
     report.reset_peak_memory()
+    fallen = report.peak_memory_mb()
     assert high > 200
-    if Path("/proc/self/clear_refs").exists():
-        assert report.peak_memory_mb() < high - 100
+    # A container may show the file and refuse to write it, or take the write and keep the peak: asked of the system
+    # itself, after our own reset, which must have done at least as well.
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+    if report.peak_memory_mb() < high - 100:
+        assert fallen < high - 100
+    else:
+        pytest.skip("this system does not let a process start its peak of memory anew")
