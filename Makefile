@@ -36,10 +36,10 @@ check: $(READY)
 test: $(READY)
 	$(PYTEST)
 
-# Programs that are not ours: open3d, viser and usd-core from the package registry, Chromium from the distribution's
+# Programs that are not ours: open3d, viser, usd-core and OpenEXR from the package registry, Chromium from the distribution's
 # where we may install it (else its tests are skipped, or fail in CI), the others through npm.
 $(EXTERNAL): $(STAMP) $(wildcard tests/external/package*.json)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'open3d>=0.19' 'viser>=1.0' 'usd-core>=25.5'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt 'open3d>=0.19' 'viser>=1.0' 'usd-core>=25.11' 'OpenEXR>=3.3'
 	command -v chromium || command -v google-chrome || test "$$(id -u)" != 0 || ! command -v apt-get || \
 	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } || \
 	    echo "Chromium could not be installed: the tests that need it will say so"

@@ -99,6 +99,7 @@ def evaluate(
     *,
     save_cameras: AnyPath | None = None,
     device: str = "auto",
+    threads: int | None = None,
     report: Reporter = Silent(),
 ) -> dict[str, Any]:
     """Figures of a scene.ply against held-out views, by the keys of `fourdgen eval --json`; None: cannot be scored.
@@ -115,8 +116,9 @@ def evaluate(
     if cameras is not None:
         checks.output_file(cameras)
     from fourdgen.evaluate import evaluate as score
-    from fourdgen.pipeline import pick_device
+    from fourdgen.pipeline import pick_device, use_threads
 
+    use_threads(threads)
     return score(path, folder, cameras, report, device=pick_device(device))
 
 

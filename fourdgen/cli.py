@@ -26,6 +26,7 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]", show_default=False)]
 SceneFile = Annotated[Path, typer.Argument(metavar="SCENE", help="A scene.ply.", show_default=False)]
 
 
@@ -117,7 +118,7 @@ def reconstruct(
     ] = None,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]", show_default=False)] = None,
+    threads: Threads = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of going on.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and do nothing.")] = False,
     json: Json = False,
@@ -165,11 +166,15 @@ def render(
     background: Annotated[
         str, typer.Option(metavar="COLOR", help="Name or #rrggbb. [default: white; clear in PNG]")
     ] = "",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="FILE.mp4, FILE.gif or a folder (PNG).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A .mp4, .gif, .webp, or a folder (PNG).")
+    ] = None,
+    exr: Annotated[bool, typer.Option("--exr", help="Depth in a folder as float EXR, not as 16-bit PNG.")] = False,
     device: Device = "auto",
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """A video, a GIF or pictures of an asset.
+    """A video, an animation or pictures of an asset.
 
     \b
     Example:
@@ -178,7 +183,7 @@ def render(
       fourdgen render scene.ply --path bullet --time freeze:0.5 --channel normal -o bullet.gif
     """
     with speaking(json, "render") as report:
-        from fourdgen.pipeline import pick_device
+        from fourdgen.pipeline import pick_device, use_threads
         from fourdgen.playback import RenderRequest, check_request
         from fourdgen.playback import render as draw
         from fourdgen.scene import ply
@@ -186,9 +191,10 @@ def render(
         ply.check(scene)
         request = RenderRequest(
             orbit=orbit, source=source, cameras=cameras, path=path, clip=clip, time=time, size=size, fps=fps,
-            speed=speed, elevation=elevation, channel=channel, output=output, background=background,
+            speed=speed, elevation=elevation, channel=channel, output=output, background=background, exr=exr,
         )  # fmt: skip
         check_request(request)
+        use_threads(threads)
         report.places["output"] = draw(scene, request, report, device=pick_device(device))
 
 
@@ -219,6 +225,7 @@ def export(
         bool, typer.Option("--list", callback=_formats, is_eager=True, help="Print the formats and what each loses.")
     ] = False,
     device: Device = "auto",
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """An asset, or its cameras, for other programs.
@@ -236,7 +243,9 @@ def export(
 
         ply.check(scene)
         workspace.check_writable(output.parent)
-        from fourdgen.pipeline import pick_device
+        from fourdgen.pipeline import pick_device, use_threads
+
+        use_threads(threads)
         from fourdgen.playback import exports
         from fourdgen.scene.adapt import Adapt
 
@@ -257,6 +266,7 @@ def view(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(help="[default: 8080 or the next free]", show_default=False)] = None,
     device: Device = "auto",
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """A live viewer in the browser; of a run also while it trains. Ctrl-C ends it.
@@ -270,7 +280,9 @@ def view(
         from fourdgen import checks
 
         checks.scene_or_run(scene)
-        from fourdgen.pipeline import pick_device
+        from fourdgen.pipeline import pick_device, use_threads
+
+        use_threads(threads)
         from fourdgen.view import live
 
         live.view(scene, host, port, report, device=pick_device(device))
@@ -292,6 +304,7 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="Write the cameras that the views were drawn with.")
     ] = None,
     device: Device = "auto",
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Figures against held-out cameras: pictures, surface, tracks, poses.
@@ -304,7 +317,7 @@ def evaluate(
     with speaking(json, "eval", answers=True) as report:
         from fourdgen import api
 
-        figures = api.evaluate(scene, truth, save_cameras=save_cameras, device=device, report=report)
+        figures = api.evaluate(scene, truth, save_cameras=save_cameras, device=device, threads=threads, report=report)
         from fourdgen.evaluate import table
 
         report.result(table(figures), figures)
@@ -334,6 +347,7 @@ def regenerate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     device: Device = "auto",
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Videos of views that nobody filmed, made under the asset's guidance.
@@ -344,7 +358,7 @@ def regenerate(
       fourdgen regenerate scene.ply --model Wan-AI/Wan2.1-VACE-1.3B-diffusers --set fetch=true -o views
     """
     with speaking(json, "regenerate") as report:
-        from fourdgen.pipeline import pick_device
+        from fourdgen.pipeline import pick_device, use_threads
         from fourdgen.playback.regenerate import RegenerateRequest, resolve
         from fourdgen.playback.regenerate import regenerate as make
         from fourdgen.scene import ply
@@ -352,6 +366,7 @@ def regenerate(
         ply.check(scene)
         request = RegenerateRequest(output, views, cameras, clip, generator, model, prompt, seed, tuple(settings or ()))
         resolve(request)
+        use_threads(threads)
         make(scene, request, report, device=pick_device(device))
         report.places["views"] = output
 

@@ -339,7 +339,7 @@ def reconstruct(request: Request, report: Reporter | None = None) -> Result:
 def _run(planned: Plan, report: Reporter) -> dict[str, float]:
     """Runs or skips every row. An artifact is loaded only when a stage that runs needs it, and always from disk, so
     that a stage sees the same whether or not the process was stopped before it."""
-    _set_threads(planned.threads)
+    use_threads(planned.threads)
     seconds: dict[str, float] = {}
     loaded: dict[str, Any] = {}
     by_name = {row.stage.name: row for row in planned.rows}
@@ -412,7 +412,12 @@ def _seed_everything(seed: int, stage: str) -> None:
     torch.manual_seed(derived)
 
 
-def _set_threads(threads: int) -> None:
+def use_threads(threads: int | None) -> None:
+    """CPU threads of torch and of the kernels; None leaves them as they are. Raises FourdgenError for less than 1."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise FourdgenError(f"--threads {threads}: at least 1 is needed")
     import torch
 
     from fourdgen import native

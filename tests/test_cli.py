@@ -292,10 +292,22 @@ def test_render_writes_pictures(tmp_path: Path, scene: Path) -> None:
     [
         (["--channel", "colour"], "--channel colour: no such channel"),
         (["--device", "tpu"], "--device tpu: no such device"),
+        (["--threads", "0"], "--threads 0: at least 1 is needed"),
+        (["--exr"], "--exr writes depth into a folder"),
     ],
 )
 def test_render_refuses(scene: Path, arguments: list[str], expected: str) -> None:
     assert expected in refused(fourdgen("render", scene, *arguments))
+
+
+def test_threads_are_those_asked_for() -> None:
+    ask = "from fourdgen import pipeline, native; import torch; pipeline.use_threads(3); "
+    done = subprocess.run(
+        [sys.executable, "-c", ask + "print(torch.get_num_threads(), native._thread_count())"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split()[0] == "3"
+    assert done.stdout.split()[1] == "3"
 
 
 def test_export_refuses_an_unknown_format(tmp_path: Path, scene: Path) -> None:

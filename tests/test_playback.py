@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -250,6 +251,14 @@ def test_depth_pictures_are_depths_in_the_users_units(tmp_path: Path) -> None:
     expected = (drawn.depth[0] / drawn.alpha[0].clamp_min(1e-6)).numpy() / WORLD.scale
     assert np.abs(counts * unit - expected)[covered].max() < 1e-3
     assert (counts[drawn.alpha[0].numpy() < 0.4] == 0).all()
+    floats = render(tmp_path / "scene.ply", replace(request, exr=True, output=tmp_path / "floats"))
+    assert [path.name for path in sorted(floats.iterdir())] == ["00000.exr"]
+    with av.open(str(floats / "00000.exr")) as file:
+        (frame,) = file.decode(video=0)
+    values = frame.to_ndarray()
+    assert (frame.format.name, values.shape) == ("grayf32le", counts.shape)
+    assert np.abs(values - expected)[covered].max() < 1e-5  # no steps
+    assert (values[drawn.alpha[0].numpy() < 0.4] == 0).all()
 
 
 def test_normals_face_the_viewer(scene_path: Path) -> None:
@@ -281,6 +290,25 @@ def test_the_short_way_of_plain_colours_gives_the_same_picture(harmonics: int) -
 def test_a_gif(scene_path: Path) -> None:
     out = render(scene_path, RenderRequest(orbit=True, size="48", fps=2, output=scene_path.with_name("o.gif")))
     assert out.read_bytes()[:6] == b"GIF89a"
+
+
+def test_an_animated_webp_is_clear_where_nothing_is(scene_path: Path) -> None:
+    request = RenderRequest(orbit=True, size="48", fps=2.5, output=scene_path.with_name("o.webp"))
+    read, animation = cv2.imreadanimation(str(render(scene_path, request)))
+    assert read
+    assert animation.loop_count == 0  # for ever
+    assert np.abs(np.array(animation.durations[:-1]) - 400).max() <= 1
+    assert len(animation.frames) == len(frames_of(render(scene_path, replace(request, output=None))))
+    drawn = render(scene_path, replace(request, output=scene_path.with_name("pictures"))) / "00003.png"
+    wanted = cv2.imread(str(drawn), cv2.IMREAD_UNCHANGED).astype(np.float32)
+    shown = animation.frames[3].astype(np.float32)
+    assert np.abs(shown[..., 3] - wanted[..., 3]).max() < 2
+    solid = wanted[..., 3] > 200
+    assert np.abs(shown - wanted)[solid].mean() < 12  # one colour for four pixels, and stripes as fine as these
+    other = animation.frames[0].astype(np.float32)
+    assert np.abs(other - wanted)[solid].mean() > 30  # another moment would be seen
+    opaque = render(scene_path, replace(request, background="white", output=scene_path.with_name("w.webp")))
+    assert (cv2.imreadanimation(str(opaque))[1].frames[0][0, 0, :3] > 250).all()
 
 
 def test_a_background_that_was_asked_for(scene_path: Path) -> None:
@@ -317,6 +345,8 @@ def test_sizes_and_colours() -> None:
         (RenderRequest(elevation=90), "not an elevation"),
         (RenderRequest(background="mauve"), "no such colour"),
         (RenderRequest(output=Path("out.avi")), "cannot write this kind"),
+        (RenderRequest(exr=True), "--exr writes depth"),
+        (RenderRequest(channel="depth", exr=True, output=Path("out.mp4")), "--exr writes depth"),
         (RenderRequest(cameras=Path("nowhere.json")), "nowhere.json: no such file or folder"),
     ],
 )
@@ -329,7 +359,7 @@ def test_requests_that_cannot_be_met_are_refused_before_any_picture(
     assert sorted(scene_path.parent.iterdir()) == before
 
 
-@pytest.mark.parametrize("name", ["orbit.mp4", "orbit.gif", "pictures"])
+@pytest.mark.parametrize("name", ["orbit.mp4", "orbit.gif", "orbit.webp", "pictures"])
 def test_a_place_that_cannot_be_written_is_found_before_a_picture_is_drawn(scene_path: Path, name: str) -> None:
     class Listener:
         events: ClassVar[list[str]] = []

@@ -20,7 +20,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from fourdgen.report import FourdgenError, Reporter, Silent, absent
 
@@ -244,6 +244,43 @@ def write_gif(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: flo
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_webp(path: Path, frames: Iterable[UInt8[np.ndarray, "h w c"]], fps: float, quality: int = 90) -> None:
+    """An endless animated WebP of RGB or RGBA (straight) frames. Times are in milliseconds.
+
+    The file appears under its name only when it is whole. Raises ValueError when there are no frames.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with av.open(str(part), "w", format="webp", options={"loop": "0"}) as container:
+            stream = None
+            for number, frame in enumerate(frames):
+                if stream is None:
+                    stream = container.add_stream("libwebp_anim", rate=1000)
+                    stream.height, stream.width, stream.pix_fmt = frame.shape[0], frame.shape[1], "bgra"
+                    stream.codec_context.time_base = Fraction(1, 1000)
+                    stream.options = {"quality": str(quality)}
+                form = "rgba" if frame.shape[2] == 4 else "rgb24"
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=form).reformat(format="bgra")
+                picture.pts, picture.time_base = round(number * 1000 / fps), Fraction(1, 1000)
+                container.mux(stream.encode(picture))
+            if stream is None:
+                raise ValueError("an animation needs at least one frame")
+            container.mux(stream.encode(None))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_exr(path: Path, values: Float[np.ndarray, "h w"]) -> None:
+    """One channel (Y) of 32-bit floats as an OpenEXR file, compressed without loss."""
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(values, dtype=np.float32), format="grayf32le")
+    encoder = av.CodecContext.create("exr", "w")
+    encoder.height, encoder.width = values.shape
+    encoder.pix_fmt, encoder.time_base, encoder.options = "grayf32le", Fraction(1, 25), {"compression": "zip16"}
+    packets = [*encoder.encode(picture), *encoder.encode(None)]
+    path.write_bytes(b"".join(bytes(packet) for packet in packets))
 
 
 def _palette_frames(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[av.VideoFrame]:

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from fourdgen import workspace
 from fourdgen.data.cameras_io import read_camera_entries
 from fourdgen.data.capture import Capture, load_capture, write_png
-from fourdgen.data.video import resized, write_gif, write_video
+from fourdgen.data.video import resized, write_exr, write_gif, write_video, write_webp
 from fourdgen.playback import shots as shooting
 from fourdgen.playback.channels import Look, depth_counts, layer, opaque, opaque_picture, with_alpha
 from fourdgen.playback.request import RenderRequest, check_kind, is_film, parse_color, parse_size
@@ -42,6 +42,7 @@ class _Plan:
     output: Path
     look: Look
     background: torch.Tensor | None
+    exr: bool = False  # depth in a folder is written as floats
     filmed: Callable[[int], UInt8[np.ndarray, "h w 3"]] | None = None  # the filmed frame beside shot number i
 
 
@@ -56,6 +57,8 @@ def film(scene: Scene4D, scene_path: Path, request: RenderRequest, report: Repor
             write_video(plan.output, _pictures(scene, plan, rasterizer, report), plan.fps)
         elif kind == ".gif":
             write_gif(plan.output, _pictures(scene, plan, rasterizer, report), plan.fps)
+        elif kind == ".webp":
+            write_webp(plan.output, _pictures(scene, plan, rasterizer, report, clear=plan.background is None), plan.fps)
         else:
             _write_folder(scene, plan, rasterizer, report)
     return plan.output
@@ -80,7 +83,7 @@ def _plan(scene: Scene4D, scene_path: Path, request: RenderRequest, report: Repo
     output = request.output or _default_output(scene_path, label, request)
     _check_output(output, shots)
     look = Look(request.channel, _depth_range(scene, shots, request.channel), clip_colors=request.source is not None)
-    return _Plan(shots, fps, output, look, None if color is None else torch.tensor(color), filmed)
+    return _Plan(shots, fps, output, look, None if color is None else torch.tensor(color), request.exr, filmed)
 
 
 def _made_up(
@@ -98,7 +101,8 @@ def _made_up(
 def _default_output(scene_path: Path, label: str, request: RenderRequest) -> Path:
     channel = "" if request.channel == "rgb" else f"_{request.channel}"
     name = f"{scene_path.stem}_{label}{channel}"
-    return scene_path.with_name(name if request.cameras is not None else f"{name}.mp4")
+    folder = request.cameras is not None or request.exr
+    return scene_path.with_name(name if folder else f"{name}.mp4")
 
 
 def _file_name(text: str) -> str:
@@ -158,11 +162,16 @@ def _depth_range(scene: Scene4D, shots: list[Shot], channel: str) -> tuple[float
 
 
 def _pictures(
-    scene: Scene4D, plan: _Plan, rasterizer: Rasterizer, report: Reporter
-) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    scene: Scene4D, plan: _Plan, rasterizer: Rasterizer, report: Reporter, clear: bool = False
+) -> Iterator[UInt8[np.ndarray, "h w c"]]:
+    """Opaque pictures; `clear`: RGBA, where nothing stands beside them and the channel has colours."""
+    clear = clear and plan.filmed is None and plan.look.channel != "alpha"
     background = torch.ones(3) if plan.background is None else plan.background
     for number, shot in enumerate(plan.shots):
-        drawn = opaque_picture(scene, shot, plan.look, rasterizer, background)
+        if clear:
+            drawn = with_alpha(layer(scene, shot, plan.look, rasterizer), plan.look)
+        else:
+            drawn = opaque_picture(scene, shot, plan.look, rasterizer, background)
         if plan.filmed is not None:
             drawn = np.concatenate([plan.filmed(number), drawn], axis=1)
         report.emit("step", stage="render", step=number + 1, total=len(plan.shots))
@@ -172,16 +181,21 @@ def _pictures(
 def _write_folder(scene: Scene4D, plan: _Plan, rasterizer: Rasterizer, report: Reporter) -> None:
     """PNGs 00000.png, 00001.png, ...: straight colour with alpha, or opaque before a background that was asked for.
 
-    Depth is 16 bit; depth.json says how long one count is, in the user's units where the scene knows them.
+    Depth is 16 bit; depth.json says how long one count is, in the user's units where the scene knows them. As EXR
+    (00000.exr, ...) depth is in these units itself.
     """
     plan.output.mkdir(parents=True, exist_ok=True)
     unit = plan.look.depth_range[1] * 1.25 / 65535
-    if plan.look.channel == "depth":
-        scale = 1.0 if scene.world_from_input is None else scene.world_from_input.scale
+    scale = 1.0 if scene.world_from_input is None else scene.world_from_input.scale
+    if plan.look.channel == "depth" and not plan.exr:
         about = {"unit": unit / scale, "about": "depth = value * unit; 0: nothing there"}
         (plan.output / "depth.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     for number, shot in enumerate(plan.shots):
         drawn = layer(scene, shot, plan.look, rasterizer)
+        report.emit("step", stage="render", step=number + 1, total=len(plan.shots))
+        if plan.exr:
+            write_exr(plan.output / f"{number:05d}.exr", (drawn.depth / scale * (drawn.alpha >= 0.5)).numpy())
+            continue
         if plan.look.channel == "depth":
             picture = depth_counts(drawn, unit)
         elif plan.background is not None:
@@ -189,4 +203,3 @@ def _write_folder(scene: Scene4D, plan: _Plan, rasterizer: Rasterizer, report: R
         else:
             picture = with_alpha(drawn, plan.look)
         write_png(plan.output / f"{number:05d}.png", picture)
-        report.emit("step", stage="render", step=number + 1, total=len(plan.shots))

@@ -11,6 +11,8 @@ from fourdgen.report import FourdgenError, absent
 
 CHANNELS = ("rgb", "normal", "depth", "alpha", "confidence")
 PATHS = ("spiral", "bullet")
+FILMS = (".mp4", ".gif", ".webp")
+KINDS_HINT = "give FILE.mp4, FILE.gif, FILE.webp or a folder"
 COLORS = {"white": "#ffffff", "black": "#000000", "gray": "#808080", "grey": "#808080", "green": "#00b140"}
 
 
@@ -19,7 +21,7 @@ class RenderRequest:
     """What `fourdgen render` was asked for. At most one of orbit, source, cameras and path; none means orbit.
 
     size: WxH or one number, "" for the default. background: a name, #rrggbb, or "" (white; transparent in PNGs).
-    output: FILE.mp4, FILE.gif or a folder; None puts it beside the scene.
+    output: FILE.mp4, FILE.gif, FILE.webp or a folder; None puts it beside the scene. exr: depth in a folder as EXR.
     """
 
     orbit: bool = False
@@ -35,6 +37,7 @@ class RenderRequest:
     channel: str = "rgb"
     output: Path | None = None
     background: str = ""
+    exr: bool = False
 
 
 def check_request(request: RenderRequest) -> None:
@@ -52,6 +55,8 @@ def check_request(request: RenderRequest) -> None:
         raise FourdgenError(f"--fps {request.fps:g}: not a usable frame rate", "give a number from 0.1 to 240")
     if not -89 <= request.elevation <= 89:
         raise FourdgenError(f"--elevation {request.elevation:g}: not an elevation", "give degrees from -89 to 89")
+    if request.exr and (request.channel != "depth" or (request.output is not None and is_film(request.output))):
+        raise FourdgenError("--exr writes depth into a folder", "give --channel depth and -o FOLDER")
     parse_size(request.size)
     parse_color(request.background)
     parse_time(request.time)
@@ -104,15 +109,15 @@ def parse_speed(speed: float) -> float:
 
 
 def check_kind(output: Path) -> None:
-    """Raises FourdgenError for an output that is neither a video, nor a GIF, nor a folder."""
+    """Raises FourdgenError for an output that is neither a video, nor an animation, nor a folder."""
     if is_film(output):
         if output.is_dir():
             raise FourdgenError(f"{output} is a folder", "give another name")
     elif output.suffix and not output.is_dir():
-        raise FourdgenError(f"{output}: cannot write this kind of file", "give FILE.mp4, FILE.gif or a folder")
+        raise FourdgenError(f"{output}: cannot write this kind of file", KINDS_HINT)
     elif output.exists() and not output.is_dir():
-        raise FourdgenError(f"{output} is a file", "give a folder, FILE.mp4 or FILE.gif")
+        raise FourdgenError(f"{output} is a file", KINDS_HINT)
 
 
 def is_film(output: Path) -> bool:
-    return output.suffix.lower() in (".mp4", ".gif")
+    return output.suffix.lower() in FILMS

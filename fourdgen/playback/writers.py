@@ -13,7 +13,7 @@ from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import Reporter, Silent
 from fourdgen.scene import compressed, files
 from fourdgen.scene.files import extent
-from fourdgen.scene.formats import cameras, colmap, gltf, html, meshes, sog, splats, usd
+from fourdgen.scene.formats import cameras, colmap, gltf, gltf_splats, html, meshes, sog, splats, usd, usd_splats
 from fourdgen.scene.joints import JointMotion, fitted_joints
 from fourdgen.scene.mesh import SkinnedMesh
 from fourdgen.scene.motion import SampledBones
@@ -82,6 +82,14 @@ def write_usd(path: Path, scene: Scene4D, setup: Setup) -> None:
     usd.load_usd()  # before anything is computed
     mesh, centers, animations = _animated(scene, setup)
     usd.write(path, mesh, setup.up, scene.reference, centers, animations)
+
+
+def write_glb_splats(path: Path, scene: Scene4D, setup: Setup) -> None:
+    gltf_splats.write(path, splats.at_moment(scene))
+
+
+def write_usd_splats(path: Path, scene: Scene4D, setup: Setup) -> None:
+    usd_splats.write(path, scene, setup.up, setup.report)
 
 
 def write_obj_sequence(path: Path, scene: Scene4D, setup: Setup) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from fourdgen.report import FourdgenError
 from fourdgen.scene.ply import matrix, table
@@ -29,18 +31,23 @@ def splat_columns(surfels: Surfels) -> tuple[list[str], np.ndarray]:
         raise ValueError("a scene without surfels cannot be written")
     count = len(surfels)
     rest = surfels.sh[:, 1:].transpose(1, 2).reshape(count, -1)  # all of red, then green, then blue
-    thin = (surfels.log_scales.exp().median() * FLATNESS).log()
     columns = [
         (_CENTER, surfels.means),
         (_NORMAL, normal_axis(surfels.quats)),
         (_DC, surfels.sh[:, 0]),
         (tuple(f"f_rest_{i}" for i in range(rest.shape[1])), rest),
         (("opacity",), surfels.opacity[:, None]),
-        (_SCALE, torch.cat([surfels.log_scales, thin.expand(count, 1)], 1)),
+        (_SCALE, flat_scales(surfels)),
         (_ROT, surfels.quats),
     ]
     names = [name for part, _ in columns for name in part]
     return names, torch.cat([values.detach().cpu().float() for _, values in columns], 1).numpy()
+
+
+def flat_scales(surfels: Surfels) -> Float[Tensor, "n 3"]:
+    """Logs of three scales: the surfels' own two, and a third that is thin."""
+    thin = (surfels.log_scales.exp().median() * FLATNESS).log()
+    return torch.cat([surfels.log_scales, thin.expand(len(surfels), 1)], 1)
 
 
 def vertex_table(surfels: Surfels) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 import torch
 import trimesh
 
+from fourdgen.data.video import write_exr
+from fourdgen.geometry.transforms import quat_to_matrix
 from fourdgen.playback.exports import export
-from fourdgen.scene.adapt import Adapt
+from fourdgen.scene.adapt import Adapt, adapted
 from fourdgen.scene.formats import usd
+from fourdgen.scene.formats.splats import at_moment
 from fourdgen.scene.joints import fitted_joints, skinned_linearly
 from fourdgen.scene.mesh import SkinnedMesh, skinned_like
 from fourdgen.scene.scene4d import Scene4D
@@ -86,3 +90,42 @@ def test_usd_is_valid_and_plays_our_motion(tmp_path: Path, scene: Scene4D, small
         wanted = skinned_linearly(small, animations["a"], sample).numpy()
         assert np.abs(np.array(points) - wanted).max() < 1e-4
     assert len(stage.GetPrimAtPath("/subject/clip_b").GetAttribute("rotations").GetTimeSamples()) == 11
+
+
+@pytest.mark.parametrize("ending", ["usdc", "usdz"])
+def test_usd_splats_are_valid_and_move_as_ours_do(tmp_path: Path, ending: str) -> None:
+    pxr = program("pxr")
+    Usd, UsdVol = importlib.import_module("pxr.Usd"), importlib.import_module("pxr.UsdVol")
+    if not hasattr(UsdVol, "ParticleField3DGaussianSplat"):
+        missing("a usd-core with Gaussian splats", "make test-external installs it")
+    scene = toy_scene(harmonics=4)
+    export(scene, tmp_path / f"toy.{ending}", "usd-splats", Adapt(clip="a"))
+    stage = Usd.Stage.Open(str(tmp_path / f"toy.{ending}"))
+    validation = importlib.import_module("pxr.UsdValidation")
+    validators = validation.ValidationRegistry().GetOrLoadAllValidators()
+    errors = validation.ValidationContext(validators).Validate(stage)
+    assert [error.GetErrorAsString() for error in errors] == [], pxr
+    splats = UsdVol.ParticleField3DGaussianSplat(stage.GetPrimAtPath("/subject/splats"))
+    there = adapted(scene, Adapt(clip="a"), "y")
+    times = there.clips["a"].seconds.tolist()
+    assert len(splats.GetPositionsAttr().GetTimeSamples()) == len(times)
+    assert stage.GetEndTimeCode() == pytest.approx((times[-1] - times[0]) * usd.TICKS)
+    for number in (0, 4, len(times) - 1):
+        code = (times[number] - times[0]) * usd.TICKS
+        wanted = at_moment(there, times[number])
+        assert np.abs(np.array(splats.GetPositionsAttr().Get(code)) - wanted.means.numpy()).max() < 1e-5
+        turns = [[q.GetReal(), *q.GetImaginary()] for q in splats.GetOrientationsAttr().Get(code)]
+        assert torch.allclose(quat_to_matrix(torch.tensor(turns)), quat_to_matrix(wanted.quats), atol=1e-4)
+        colors = np.array(splats.GetRadianceSphericalHarmonicsCoefficientsAttr().Get(code)).reshape(-1, 4, 3)
+        assert np.abs(colors - wanted.sh.numpy()).max() < 1e-5
+    assert np.abs(np.array(splats.GetScalesAttr().Get())[:, :2] - wanted.log_scales.exp().numpy()).max() < 1e-6
+    assert np.abs(np.array(splats.GetOpacitiesAttr().Get()) - torch.sigmoid(wanted.opacity).numpy()).max() < 1e-6
+
+
+def test_openexr_reads_our_depth(tmp_path: Path) -> None:
+    exr = program("OpenEXR")
+    depth = np.random.default_rng(0).uniform(0, 5, (37, 53)).astype(np.float32)
+    write_exr(tmp_path / "depth.exr", depth)
+    channels = exr.File(str(tmp_path / "depth.exr")).channels()
+    assert list(channels) == ["Y"]
+    assert np.array_equal(channels["Y"].pixels, depth)

@@ -17,8 +17,9 @@ from fourdgen.playback.exports import FORMATS, choose, describe, export
 from fourdgen.render import draw
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
-from fourdgen.scene.adapt import Adapt
+from fourdgen.scene.adapt import Adapt, adapted
 from fourdgen.scene.entries import camera_of, moment_of, seconds_of
+from fourdgen.scene.formats.splats import at_moment
 from tests.toy import SIZE, toy_scene
 
 WORLD = Sim3(0.4, so3_exp(torch.tensor([0.3, -1.0, 0.2]).double()), torch.tensor([3.0, -2.0, 0.5]).double())
@@ -133,12 +134,45 @@ def test_the_refinement_is_folded_in(tmp_path: Path) -> None:
     assert torch.allclose(quat_to_matrix(read.quats), spun, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["splat", "spz", "sog", "3dgs"])
+@pytest.mark.parametrize("name", ["splat", "spz", "sog", "3dgs", "glb-splats"])
 def test_equal_scenes_give_equal_bytes(tmp_path: Path, name: str) -> None:
     for file in ("one", "two"):
         export(toy_scene(4), tmp_path / file, name, Adapt(time="0.3"))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_splats_in_gltf_are_those_of_the_moment(tmp_path: Path) -> None:
+    """Every attribute under its name in the extension, in its units."""
+    export(toy_scene(harmonics=4), tmp_path / "out.glb", "glb-splats", Adapt(time="0.3"))
+    data = (tmp_path / "out.glb").read_bytes()
+    length = int.from_bytes(data[12:16], "little")
+    root, binary = json.loads(data[20 : 20 + length]), data[28 + length :]
+    (primitive,) = root["meshes"][0]["primitives"]
+    assert primitive["mode"] == 0
+    assert primitive["extensions"]["KHR_gaussian_splatting"] == {
+        "kernel": "ellipse", "colorSpace": "srgb_rec709_display", "projection": "perspective",
+        "sortingMethod": "cameraDistance",
+    }  # fmt: skip
+    read = {}
+    for name, number in primitive["attributes"].items():
+        accessor = root["accessors"][number]
+        width = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}[accessor["type"]]
+        kind = {5126: "<f4", 5123: "<u2"}[accessor["componentType"]]
+        offset = root["bufferViews"][accessor["bufferView"]]["byteOffset"]
+        values = np.frombuffer(binary, kind, accessor["count"] * width, offset).reshape(-1, width)
+        read[name.removeprefix("KHR_gaussian_splatting:")] = torch.from_numpy(values.astype(np.float32))
+    scene = adapted(toy_scene(harmonics=4), Adapt(time="0.3"), "y")
+    wanted = at_moment(scene, 0.3)
+    assert torch.allclose(read["POSITION"], wanted.means, atol=1e-6)
+    assert float(read["POSITION"][:, 1].max()) > 0.5  # y is up
+    assert torch.allclose(quat_to_matrix(read["ROTATION"][:, [3, 0, 1, 2]]), quat_to_matrix(wanted.quats), atol=1e-5)
+    assert torch.allclose(read["SCALE"][:, :2], wanted.log_scales.exp(), atol=1e-6)
+    assert float(read["SCALE"][:, 2].max()) < 1e-4
+    assert torch.allclose(read["OPACITY"][:, 0], torch.sigmoid(wanted.opacity), atol=1e-6)
+    coefficients = [read[f"SH_DEGREE_{degree}_COEF_{k}"] for degree in (0, 1) for k in range(2 * degree + 1)]
+    assert torch.allclose(torch.stack(coefficients, 1), wanted.sh, atol=1e-6)
+    assert torch.allclose(read["COLOR_0"][:, 3] / 65535, torch.sigmoid(wanted.opacity), atol=1e-4)
 
 
 def test_every_format_says_what_it_loses() -> None:

@@ -20,7 +20,7 @@ from fourdgen.scene.mesh import SkinnedMesh
 from fourdgen.scene.whole import whole_file
 
 _FLOAT, _UINT, _USHORT, _UBYTE = 5126, 5125, 5123, 5121
-_VERTICES, _INDICES = 34962, 34963  # what a buffer view is for
+VERTICES, INDICES = 34962, 34963  # what a buffer view is for
 _KINDS = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
 
 
@@ -62,11 +62,11 @@ def write_glb(
     is animated."""
     buffer = Buffer()
     attributes = {
-        "POSITION": buffer.add(mesh.vertices.numpy().astype("<f4"), _VERTICES, bounds=True),
-        "NORMAL": buffer.add(mesh.normals().numpy().astype("<f4"), _VERTICES),
-        "COLOR_0": buffer.add(_colors(mesh), _VERTICES, normalized=True),
+        "POSITION": buffer.add(mesh.vertices.numpy().astype("<f4"), VERTICES, bounds=True),
+        "NORMAL": buffer.add(mesh.normals().numpy().astype("<f4"), VERTICES),
+        "COLOR_0": buffer.add(_colors(mesh), VERTICES, normalized=True),
     }
-    faces = buffer.add(mesh.faces.numpy().astype("<u4").reshape(-1), _INDICES)
+    faces = buffer.add(mesh.faces.numpy().astype("<u4").reshape(-1), INDICES)
     root: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "fourdgen"},
         "extensionsUsed": ["KHR_materials_unlit"],
@@ -87,8 +87,8 @@ def write_glb(
         assert mesh.bone_ids is not None and mesh.bone_weights is not None
         weights = _weights(mesh.bone_weights.numpy())
         ids = np.where(weights > 0, mesh.bone_ids.numpy(), 0)  # who has no weight must not be named
-        attributes["JOINTS_0"] = buffer.add(ids.astype(_id_type(len(centers))), _VERTICES)
-        attributes["WEIGHTS_0"] = buffer.add(weights, _VERTICES, normalized=True)
+        attributes["JOINTS_0"] = buffer.add(ids.astype(_id_type(len(centers))), VERTICES)
+        attributes["WEIGHTS_0"] = buffer.add(weights, VERTICES, normalized=True)
         _add_skin(root, buffer, centers.numpy().astype(np.float64))
         root["animations"] = [_animation(buffer, name, part, centers) for name, part in animations.items()]
     root |= {"accessors": buffer.accessors, "bufferViews": buffer.views, "buffers": [{"byteLength": len(buffer.data)}]}

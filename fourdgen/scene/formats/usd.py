@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +44,36 @@ def write(
     blends linearly.
     """
     pxr = load_usd()
+    packed(pxr, path, lambda part: _stage(pxr, part, mesh, up, reference, centers, animations or {}))
+
+
+def packed(pxr: Any, path: Path, build: Callable[[Path], None]) -> None:
+    """Lets `build` write a stage, packs it where a .usdz is wanted, and gives it its name when it is whole. Raises
+    FourdgenError for another extension, and where it cannot be packed or written."""
+    kind = path.suffix.lower()
+    if kind not in (".usd", ".usdc", ".usda", ".usdz"):
+        raise FourdgenError(f"{path}: USD has other extensions", "name it .usdc, .usda or .usdz")
     with whole_file(path) as part:
-        if path.suffix.lower() == ".usdz":
+        if kind == ".usdz":
             inner = part.with_suffix(".usdc")
             try:
-                _stage(pxr, inner, mesh, up, reference, centers, animations or {})
+                build(inner)
                 if not pxr.UsdUtils.CreateNewUsdzPackage(str(inner), str(part)):
                     raise FourdgenError(f"{path} could not be packed", "write a .usdc instead")
             finally:
                 inner.unlink(missing_ok=True)
         else:
-            _stage(pxr, part, mesh, up, reference, centers, animations or {})
+            build(part)
+
+
+def new_stage(pxr: Any, path: Path, up: str) -> Any:
+    """An empty stage with its axis, unit and ticks."""
+    stage = pxr.Usd.Stage.CreateNew(str(path))
+    pxr.UsdGeom.SetStageUpAxis(stage, pxr.UsdGeom.Tokens.y if up == "y" else pxr.UsdGeom.Tokens.z)
+    pxr.UsdGeom.SetStageMetersPerUnit(stage, 1.0)
+    stage.SetTimeCodesPerSecond(TICKS)
+    stage.SetFramesPerSecond(24)
+    return stage
 
 
 def _stage(
@@ -66,12 +85,8 @@ def _stage(
     centers: torch.Tensor | None,
     animations: Mapping[str, JointMotion],
 ) -> None:
-    Sdf, Usd, UsdGeom, UsdSkel, Vt = pxr.Sdf, pxr.Usd, pxr.UsdGeom, pxr.UsdSkel, pxr.Vt
-    stage = Usd.Stage.CreateNew(str(path))
-    UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y if up == "y" else UsdGeom.Tokens.z)
-    UsdGeom.SetStageMetersPerUnit(stage, 1.0)
-    stage.SetTimeCodesPerSecond(TICKS)
-    stage.SetFramesPerSecond(24)
+    Sdf, UsdGeom, UsdSkel, Vt = pxr.Sdf, pxr.UsdGeom, pxr.UsdSkel, pxr.Vt
+    stage = new_stage(pxr, path, up)
     skinned = centers is not None and bool(animations)
     root = UsdSkel.Root.Define(stage, "/subject") if skinned else UsdGeom.Xform.Define(stage, "/subject")
     stage.SetDefaultPrim(root.GetPrim())
