@@ -9,6 +9,10 @@ is the product's own, on its own paths. `more` is a round's training on the film
 rounds have to be held; `gap` is training from the start with the true pictures at full weight: what could be gained.
 Further words go to `reconstruct`, such as `--set train.steps=[1500,1150,600]`.
 
+A scene's asset is trained once for each seed, in --out, and every kind starts from it. Each figure is kept as a small
+file in --out/cells and not measured again, so an interrupted benchmark goes on where it was and kinds can be added;
+after a change of the code, delete what it concerns.
+
 `--calibrate` fits the numbers of fourdgen/fit/confidence.py to the scenes that are there and prints them, with the AUC
 of each scene when it was left out.
 """
@@ -21,27 +25,27 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
 import torch
+from stand_ins import GEN, Perfect, damage
 from torch import Tensor
 
 from fourdgen import pipeline, workspace
-from fourdgen.data.cameras_io import read_camera_entries
 from fourdgen.data.capture import Capture, load_capture
 from fourdgen.evaluate import confidence as trust
 from fourdgen.evaluate.register import register
 from fourdgen.evaluate.truth import Truth, matched, read_truth
 from fourdgen.fit import confidence, loop, metrics, rounds
-from fourdgen.generate import Footage, Generated, Guide
+from fourdgen.generate import Generated, footage_of
 from fourdgen.generate.accept import judge
 from fourdgen.geometry.fit import similarity_between
 from fourdgen.geometry.transforms import Sim3
 from fourdgen.render import draw, pick
-from fourdgen.report import Reporter, Silent
+from fourdgen.report import Silent
 from fourdgen.scene import files
 from fourdgen.scene.bones import ClipTime
 from fourdgen.scene.entries import camera_of
@@ -49,87 +53,7 @@ from fourdgen.scene.scene4d import Scene4D
 from fourdgen.stages import regenerate, train
 from fourdgen.workspace import Context
 
-GEN = "FOURDGEN_BENCH_GEN"  # the folder of true pictures that the generators below show
-LIMB_SHARE = 0.2
 RASTERIZER = pick("auto", "cpu")
-
-
-# --------------------------------------------------------------------------------------------------------------
-# Generators that stand in for a video model.
-
-
-class Perfect:
-    """The true pictures of a path of bench/<scene>/gen."""
-
-    def generate(self, guide: Guide, footage: Footage, report: Reporter) -> Generated:
-        folder = Path(os.environ[GEN])
-        entries = [e for e in read_camera_entries(folder / "transforms.json") if f"{e.clip}-{e.view}" == guide.name]
-        pictures = [true_picture(folder / entry.file_path) for entry in sorted(entries, key=lambda e: e.frame or 0)]
-        return Generated(torch.stack([rgb for rgb, _ in pictures]), torch.stack([alpha for _, alpha in pictures]))
-
-
-class Damaged(Perfect):
-    """The same, spoilt. `limbs` [t h w] says afterwards where a limb was added that is not there."""
-
-    def generate(self, guide: Guide, footage: Footage, report: Reporter) -> Generated:
-        made = super().generate(guide, footage, report)
-        rgb, alpha, _ = damage(made.rgb, made.alpha, guide.seed)
-        return Generated(rgb, alpha)
-
-
-def true_picture(path: Path) -> tuple[Tensor, Tensor]:
-    """Colour on white [h w 3] and alpha [h w] of an RGBA file."""
-    image = torch.from_numpy(cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 255)
-    alpha = image[..., 3]
-    return image[..., [2, 1, 0]] * alpha[..., None] + 1 - alpha[..., None], alpha
-
-
-def damage(rgb: Tensor, alpha: Tensor | None, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Colour gains of up to 8 %, brightness flicker of 3 %, warps of about 1.5 pixels of 256, and in a fifth of the
-    frames a limb: a bar as long as a third of the subject, in one of its colours, that sticks out of it somewhere."""
-    assert alpha is not None
-    random = np.random.default_rng(seed)
-    count, height, width = alpha.shape
-    gain = torch.from_numpy(1 + random.uniform(-0.08, 0.08, 3)).float()
-    colors, alphas, limbs = [], [], torch.zeros(count, height, width, dtype=torch.bool)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    wrong = random.permutation(count)[: round(LIMB_SHARE * count)]
-    for t in range(count):
-        rough = random.normal(0, 1, (2, height, width)).astype(np.float32)
-        smooth = [cv2.GaussianBlur(part, (0, 0), width / 10) for part in rough]
-        dx, dy = (1.5 * width / 256 * part / max(part.std(), 1e-9) for part in smooth)
-        stacked = torch.cat([rgb[t], alpha[t][..., None]], -1).numpy()
-        warped = cv2.remap(stacked, x + dx, y + dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        picture, mask = torch.from_numpy(warped[..., :3]), torch.from_numpy(warped[..., 3])
-        straight = (picture - (1 - mask[..., None])) / mask.clamp_min(1e-3)[..., None]
-        straight = straight * gain * (1 + 0.03 * float(random.normal()))
-        picture = (straight * mask[..., None] + 1 - mask[..., None]).clamp(0, 1)
-        if t in wrong and bool((mask > 0.5).any()):
-            limb = torch.from_numpy(_limb(mask.numpy() > 0.5, random))
-            rows, columns = (mask > 0.9).nonzero(as_tuple=True)
-            where = int(random.integers(len(rows)))
-            picture = torch.where(limb[..., None], straight[rows[where], columns[where]].clamp(0, 1), picture)
-            limbs[t] = limb & (mask < 0.5)
-            mask = torch.where(limb, torch.ones_like(mask), mask)
-        colors.append(picture)
-        alphas.append(mask)
-    return torch.stack(colors), torch.stack(alphas), limbs
-
-
-def _limb(mask: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    rows, columns = np.nonzero(mask)
-    size = max(np.ptp(rows), np.ptp(columns)) + 1
-    middle = np.array([columns.mean(), rows.mean()])
-    edge = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-    points = max(edge, key=len)[:, 0]
-    start = points[random.integers(len(points))].astype(float)
-    away = start - middle
-    away /= max(np.linalg.norm(away), 1e-6)
-    end = start + size / 3 * away
-    bar = np.zeros(mask.shape, np.uint8)
-    first, last = (tuple(int(v) for v in place) for place in (start - 0.05 * size * away, end))
-    cv2.line(bar, first, last, 1, max(3, round(0.08 * size)))
-    return bar > 0
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -191,50 +115,101 @@ def notes_of(run: Path, key: str) -> dict[str, object]:
 
 
 def bench_scene(given: argparse.Namespace, scene: str, seed: int) -> dict[str, object]:
+    """All figures of a scene and seed: those that an earlier run has left, and the others."""
     os.environ[GEN] = str(given.bench / scene / "gen")
     request = request_of(given, scene, seed)
     result = pipeline.reconstruct(request, Silent())
     run = result.run_folder
-    base = files.read(result.scene)
+    base = pipeline_artifact(request, "train")
     truth = read_truth(given.bench / scene, base)
     capture = load_capture(folder_of(run, "ingest"))
-    row: dict[str, object] = {"scene": scene, "seed": seed, "known": not given.unknown}
-    found = trust.judge(base, truth.views, mapping_of(base, truth), RASTERIZER)
-    row["confidence"] = None if found is None else vars(found)
-    row["before"] = {**score(base, truth), "filmed": filmed_psnr(base, capture)}
-    if not given.unknown:  # gen/ has its cameras in the truth's world
-        row["acceptance"] = acceptance(base, capture, given.bench / scene / "gen", seed)
-    gen = [f"regenerate.cameras={given.bench / scene / 'gen' / 'transforms.json'}", "regenerate.size=0"]
-    kinds = {
-        "perfect": ["regenerate.generator=__main__:Perfect", *gen],
-        "damaged": ["regenerate.generator=__main__:Damaged", *gen],
-        "unfiltered": ["regenerate.generator=__main__:Damaged", "regenerate.filtering=false", *gen],
-        "fill": ["regenerate.generator=fill"],
-    }
-    for kind in given.kinds.split(","):
-        if kind != "fill" and given.unknown:
-            continue
-        began, spent = time.monotonic(), time.process_time()
+
+    def before() -> dict[str, object]:
+        found = trust.judge(base, truth.views, mapping_of(base, truth), RASTERIZER)
+        figures: dict[str, object] = {**score(base, truth), "filmed": filmed_psnr(base, capture)}
+        figures["confidence"] = None if found is None else vars(found)
+        if not given.unknown:  # gen/ has its cameras in the truth's world
+            figures["acceptance"] = acceptance(base, capture, given.bench / scene / "gen", seed)
+        return figures
+
+    def after(kind: str) -> dict[str, object]:
         figures: dict[str, object] = {}
         if kind == "gap":
             scene_after = gap(base, run, given.bench / scene / "gen", request)
         elif kind == "more":
             scene_after = more(request)
         else:
-            settings = ["regenerate.rounds=1", *kinds[kind]]
-            after = pipeline.reconstruct(request_of(given, scene, seed, *settings), Silent())
-            scene_after = files.read(folder_of(run, "train-1") / "scene.ply")
-            said, views = notes_of(run, "draws"), notes_of(run, "low_pixels")
-            figures = {key: said.get(key) for key in ("kept", "draws", "before", "after")}
-            low, filmed = float(views["low_pixels"]), float(views["low_pixels_filmed"])  # type: ignore[arg-type]
-            figures |= {"views_kept": views["kept"], "low_filled": filmed / max(low, 1.0)}
-            assert after.run_folder == run
-        figures |= {**score(scene_after, truth), "filmed": filmed_psnr(scene_after, capture)}
-        figures |= {"seconds": round(time.monotonic() - began, 1), "cpu": round(time.process_time() - spent, 1)}
-        row[kind] = figures
+            scene_after, figures = a_round(given, scene, seed, kind)
         files.write(given.out / f"{scene}_{seed}_{kind}.ply", scene_after)
-        print(scene, seed, kind, figures, flush=True)
+        return {**figures, **score(scene_after, truth), "filmed": filmed_psnr(scene_after, capture)}
+
+    row: dict[str, object] = {"scene": scene, "seed": seed, "known": not given.unknown}
+    row["before"] = kept_cell(given, scene, seed, "before", before)
+    for kind in given.kinds.split(","):
+        if kind in ("more", "fill") or not given.unknown:
+            row[kind] = kept_cell(given, scene, seed, kind, lambda kind=kind: after(kind))  # type: ignore[misc]
     return row
+
+
+def kept_cell(
+    given: argparse.Namespace, scene: str, seed: int, kind: str, measure: Callable[[], dict[str, object]]
+) -> dict[str, object]:
+    """The figures that are kept for this scene, seed and kind with these settings, else what `measure` finds."""
+    path = given.out / "cells" / f"{scene}_{seed}_{kind}.json"
+    settings = [word for word in given.further if word != "--"]
+    if path.exists():
+        kept: dict[str, object] = json.loads(path.read_text())
+        if kept["settings"] == settings and kept["unknown"] == given.unknown:
+            return kept
+    began, spent = time.monotonic(), time.process_time()
+    figures = measure()
+    figures |= {"seconds": round(time.monotonic() - began, 1), "cpu": round(time.process_time() - spent, 1)}
+    figures |= {"settings": settings, "unknown": given.unknown}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1))
+    print(scene, seed, kind, json.dumps(figures), flush=True)
+    return figures
+
+
+def a_round(given: argparse.Namespace, scene: str, seed: int, kind: str) -> tuple[Scene4D, dict[str, object]]:
+    """One round of the product itself, with the generator of a kind: the asset after it, and what it said."""
+    gen = [f"regenerate.cameras={given.bench / scene / 'gen' / 'transforms.json'}", "regenerate.size=0"]
+    settings = {
+        "perfect": ["regenerate.generator=stand_ins:Perfect", *gen],
+        "damaged": ["regenerate.generator=stand_ins:Damaged", *gen],
+        "unfiltered": ["regenerate.generator=stand_ins:Damaged", "regenerate.filtering=false", *gen],
+        "fill": ["regenerate.generator=fill"],
+    }[kind]
+    after = pipeline.reconstruct(request_of(given, scene, seed, "regenerate.rounds=1", *settings), Silent())
+    said, views = notes_of(after.run_folder, "draws"), notes_of(after.run_folder, "low_pixels")
+    figures = {key: said.get(key) for key in ("kept", "draws", "before", "after")}
+    low, filmed = float(views["low_pixels"]), float(views["low_pixels_filmed"])  # type: ignore[arg-type]
+    figures |= {"views_kept": views["kept"], "low_filled": filmed / max(low, 1.0)}
+    return files.read(folder_of(after.run_folder, "train-1") / "scene.ply"), figures
+
+
+def pipeline_artifact(request: pipeline.Request, name: str) -> Any:
+    """What a finished stage of the asset left."""
+    row = next(row for row in pipeline.plan(request).rows if row.stage.name == name)
+    return row.stage.load(row.folder)
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Mean held-out PSNR over the scenes for each seed, the gain of each kind, and its share of the gap."""
+    lines = []
+    for seed in sorted({row["seed"] for row in rows}):
+        mine = [row for row in rows if row["seed"] == seed]
+        gains = {
+            kind: [row[kind]["psnr"] - row["before"]["psnr"] for row in mine]
+            for kind in ("more", "gap", "perfect", "damaged", "unfiltered", "fill")
+            if all(kind in row for row in mine)
+        }
+        whole = sum(gains.get("gap", [0.0]))
+        for kind, found in gains.items():
+            share = f", {sum(found) / whole:.0%} of the gap" if whole > 0 and kind != "gap" else ""
+            each = ", ".join(f"{row['scene']} {gain:+.2f}" for row, gain in zip(mine, found, strict=True))
+            lines.append(f"seed {seed} {kind}: {sum(found) / len(found):+.2f} dB ({each}){share}")
+    return "\n".join(lines)
 
 
 def gap(base: Scene4D, run: Path, gen: Path, request: pipeline.Request) -> Scene4D:
@@ -249,8 +224,8 @@ def gap(base: Scene4D, run: Path, gen: Path, request: pipeline.Request) -> Scene
     settings = regenerate.RegenerateConfig(cameras=str(gen / "transforms.json"), size=0)
     clips = []
     for path in regenerate.plan(base, settings):
-        guide = regenerate.render_guide(Footage(base, capture), path, RASTERIZER)
-        made = Perfect().generate(guide, Footage(base, capture), Silent())
+        guide = regenerate.render_guide(footage_of(base, capture), path, RASTERIZER)
+        made = Perfect().generate(guide, footage_of(base, capture), Silent())
         verdict = judge(guide, made, filtering=False)
         clips.append(
             regenerate.write_view(folder, guide, made, replace(verdict, weight=torch.ones_like(verdict.weight)))
@@ -292,7 +267,7 @@ def more(request: pipeline.Request) -> Scene4D:
 
 def acceptance(scene: Scene4D, capture: Capture, gen: Path, seed: int) -> dict[str, float]:
     """Shares of frames: perfect ones refused; ones with a wrong limb refused or with a mean weight below 0.1 on it."""
-    footage = Footage(scene, capture)
+    footage = footage_of(scene, capture)
     settings = regenerate.RegenerateConfig(cameras=str(gen / "transforms.json"), size=0)
     refused, frames, caught, wrong, spoilt, others = 0, 0, 0, 0, 0, 0
     for path in regenerate.plan(scene, settings):
@@ -385,9 +360,9 @@ def main() -> None:
     for scene in given.scenes.split(","):
         for seed in given.seeds.split(","):
             rows.append(bench_scene(given, scene, int(seed)))
-            print(json.dumps(rows[-1]), flush=True)
             if given.json:
                 given.json.write_text(json.dumps(rows, indent=1))
+    print(summary(rows))
 
 
 if __name__ == "__main__":

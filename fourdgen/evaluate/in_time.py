@@ -13,9 +13,7 @@ from fourdgen.evaluate.truth import Truth, View
 from fourdgen.fit import lpips as perceptual
 from fourdgen.fit import metrics
 from fourdgen.render import Rasterizer, RenderOut, draw
-from fourdgen.scene.scene4d import Scene4D
-
-EVERY = "every"  # the note of a scene that was trained on every nth frame only
+from fourdgen.scene.scene4d import EVERY, Scene4D
 
 
 def flicker(views: Sequence[View], drawn: Callable[[View], RenderOut]) -> float | None:

@@ -53,7 +53,7 @@ def surfel_confidence(scene: Scene4D, capture: Capture, rasterizer: Rasterizer) 
     resolution and clip length drop out; w0 is a quarter of its median. e_k is the mean colour error of the pixels
     that it helps to paint, by blending weight, before a grey background.
     """
-    frames = [(name, t) for name, clip in scene.clips.items() for t in range(len(clip.seconds))]
+    frames = [(name, t) for name in scene.clips for t in scene.trained_frames(name)]
     frames = frames[:: max(1, len(frames) // FRAMES)]
     gathered = torch.zeros(len(scene.surfels))
     error = torch.full((len(scene.surfels),), PRIOR * PRIOR_PIXELS * len(frames))

@@ -45,10 +45,20 @@ class Guide:
 
 @dataclass(frozen=True)
 class Footage:
-    """What was filmed, and the asset that explains it; a generator may use both. `capture` holds the scene's clips."""
+    """What was filmed, and the asset that explains it; a generator may use both. `capture` holds the scene's clips, in
+    the asset's colours (`footage_of`)."""
 
     scene: Scene4D
     capture: Capture
+
+    def frames(self) -> list[tuple[str, int]]:
+        """Clip and index of every filmed frame that may be looked at: those that are held out for a test may not."""
+        return [(name, index) for name in self.scene.clips for index in self.scene.trained_frames(name)]
+
+
+def footage_of(scene: Scene4D, capture: Capture) -> Footage:
+    """The asset and its filmed frames, whose colours are brought to the asset's."""
+    return Footage(scene, capture.toned({name: (clip.gain, clip.bias) for name, clip in scene.clips.items()}))
 
 
 @dataclass(frozen=True)

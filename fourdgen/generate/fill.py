@@ -1,8 +1,9 @@
 """The generator that needs no weights: filmed pixels carried along the asset's surface, then inpainting.
 
-For each pixel of a new view, the surfels painted there say where that piece of surface was in every filmed frame. Where
-it was in sight, its filmed colour is taken, if several frames agree on it. What is left and cannot be trusted comes
-from the mirror side of a subject that is plainly symmetric, then from classical inpainting (docs/method.md 11.4).
+For each pixel of a new view, the surfels painted there say where that piece of surface was in every filmed frame. The
+frames that saw it vote: where the asset is not confident, half of the colour becomes their median, if they agree on it.
+What is left and cannot be trusted comes from the mirror side of a subject that is plainly symmetric, then from
+classical inpainting (docs/method.md 11.4).
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from torch import Tensor
 from fourdgen import weights
 from fourdgen.data.capture import Frame
 from fourdgen.fit.metrics import mask_box
-from fourdgen.fit.sampler import view_directions
 from fourdgen.generate import Footage, Generated, Guide
 from fourdgen.generate.symmetry import Mirror, find_mirror
 from fourdgen.geometry.camera import Cameras
@@ -32,7 +32,12 @@ from fourdgen.scene.surfels import Surfels
 
 NEAR = 0.03  # root units: a surface that lies deeper than what the frame shows is hidden there
 STEEP = 0.25  # cosine below which a surface is seen too flatly to lend its colour
-AGREE = 0.10  # colours of one piece of surface from several frames differ by at most this (largest channel)
+AGREE = 0.10  # median distance of the frames' colours of one piece of surface to their median (largest channel)
+VOTERS = 3  # frames that have to see a piece of surface
+SHARE = 0.5  # how much of a low-confidence pixel becomes what was filmed: either may be misplaced, and errors differ
+BORROWED = 0.25  # the same for what the mirror side lends
+SMOOTH = 5  # pixels: side of the window over which carried colours are averaged, as misplaced edges hurt most
+CONFIDENT = 0.5  # pixels that are surer than this stay as the asset shows them
 DOUBT = 0.15  # confidence below which paint is better than what the asset shows
 
 
@@ -40,12 +45,12 @@ DOUBT = 0.15  # confidence below which paint is better than what the asset shows
 class Fill:
     """Settings of the generator `fill`."""
 
-    sources: int = 10  # filmed frames that are looked into for each new frame
+    sources: int = 16  # filmed frames, evenly over all, that are looked into for each new frame
     mirror: bool = True  # borrow from the other side where the subject is plainly symmetric
     device: str = "cpu"
 
     def generate(self, guide: Guide, footage: Footage, report: Reporter) -> Generated:
-        """Filmed colour where frames agree, the guide where it is confident, inpainting elsewhere."""
+        """The guide where it is confident; elsewhere half of it is filmed colour where frames agree, then paint."""
         rasterizer = rasterizer_on(self.device)
         views = _FilmedViews(footage, max(guide.cameras.size), rasterizer)
         mirror = find_mirror(footage.scene.surfels) if self.mirror else None
@@ -57,8 +62,8 @@ class Fill:
             color, share = self._filmed(guide, t, footage, views, rasterizer, None)
             if mirror is not None:
                 other, more = self._filmed(guide, t, footage, views, rasterizer, mirror)
-                borrowed = (share < 0.5) & (more >= 0.5)
-                color, share = torch.where(borrowed[..., None], other, color), torch.where(borrowed, 0.5 * more, share)
+                borrowed = (share == 0) & (more > 0)
+                color, share = torch.where(borrowed[..., None], other, color), torch.where(borrowed, BORROWED, share)
             pictures.append(_compose(guide, t, color, share, painter))
             shares.append(share)
             report.emit("step", stage="regenerate", step=t + 1, total=len(guide))
@@ -68,7 +73,7 @@ class Fill:
     def _filmed(
         self, guide: Guide, t: int, footage: Footage, views: _FilmedViews, rasterizer: Rasterizer, mirror: Mirror | None
     ) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w"]]:
-        """Colour of each pixel's piece of surface in the filmed frames, and a share: 1 where frames agree, else 0."""
+        """Colour of each low-confidence pixel's piece of surface in the filmed frames, and how much of it counts."""
         window = _subject_window(guide.alpha[t])
         camera = _cut(guide.cameras[t], window)
         state = footage.scene.at(guide.clip, float(guide.seconds[t]))
@@ -77,29 +82,36 @@ class Fill:
         here = _unproject(depth, camera)
         inside = shown.alpha[0] > 0.5
         found, shares = [], []
-        for name, index in views.nearest(camera, guide, t, self.sources, mirror):
+        for name, index in views.spread(self.sources, t):
             other = footage.scene.at(name, float(footage.scene.clips[name].seconds[index]))
             there = _carried(here, state, other, footage.scene.surfels, camera, rasterizer, mirror)
             color, weight = views.look_up(name, index, there)
             found.append(color)
-            shares.append(weight * inside)
+            shares.append((weight > 0) & inside)
         color, share = torch.zeros_like(guide.rgb[t]), torch.zeros_like(guide.alpha[t])
-        color[window], share[window] = agreed(torch.stack(found), torch.stack(shares))
+        median, agreed = typical(torch.stack(found), torch.stack(shares))
+        color[window] = smoothed(median, agreed)
+        share[window] = SHARE * (agreed & (guide.confidence[t][window] < CONFIDENT))
         return color, share
 
 
-def agreed(
-    colors: Float[Tensor, "s h w 3"], weights: Float[Tensor, "s h w"]
-) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w"]]:
-    """Weighted mean of the colours near the heaviest one, and 1 where at least two frames see the place and at least
-    two thirds of the weight agree (by AGREE), else 0. Raises nothing; where no frame sees, the colour is 0."""
-    heaviest = weights.argmax(0)
-    pivot = colors.gather(0, heaviest[None, ..., None].expand(1, *colors.shape[1:]))
-    near = ((colors - pivot).abs().amax(-1) < AGREE) & (weights > 0)
-    kept = weights * near
-    mean = (kept[..., None] * colors).sum(0) / kept.sum(0).clamp_min(1e-6)[..., None]
-    enough = (near.sum(0) >= 2) & (kept.sum(0) >= (2 / 3) * weights.sum(0))
-    return mean, enough.float()
+def typical(
+    colors: Float[Tensor, "s h w 3"], seen: Bool[Tensor, "s h w"]
+) -> tuple[Float[Tensor, "h w 3"], Bool[Tensor, "h w"]]:
+    """Per channel the median over the frames that see a place, and whether VOTERS frames do and agree: the median
+    distance of their colours to it is below AGREE. 0 where no frame sees."""
+    known = torch.where(seen[..., None], colors, torch.full_like(colors, float("nan")))
+    median = known.nanmedian(0).values
+    apart = (known - median).abs().amax(-1).nanmedian(0).values
+    return torch.nan_to_num(median), (seen.sum(0) >= VOTERS) & (apart < AGREE)
+
+
+def smoothed(color: Float[Tensor, "h w 3"], where: Bool[Tensor, "h w"]) -> Float[Tensor, "h w 3"]:
+    """Means over SMOOTH x SMOOTH pixels, of those that count."""
+    counts = where.float()[None, None]
+    both = torch.cat([(color * where[..., None]).permute(2, 0, 1)[None], counts], 1)
+    sums = F.avg_pool2d(both, SMOOTH, 1, SMOOTH // 2, count_include_pad=False)[0].permute(1, 2, 0)
+    return sums[..., :3] / sums[..., 3:].clamp_min(1e-4)
 
 
 def _subject_window(alpha: Float[Tensor, "h w"]) -> tuple[slice, slice]:
@@ -173,30 +185,13 @@ class _FilmedViews:
     def __init__(self, footage: Footage, side: int, rasterizer: Rasterizer) -> None:
         self._footage, self._side, self._rasterizer = footage, side, rasterizer
         self._kept: dict[tuple[str, int], _Filmed] = {}
-        self._names = [(name, t) for name, clip in footage.scene.clips.items() for t in range(len(clip.seconds))]
-        self._directions = torch.cat(
-            [view_directions(clip.cameras.cam_from_world) for clip in footage.scene.clips.values()]
-        )
+        self._names = footage.frames()
 
-    def nearest(
-        self, camera: Cameras, guide: Guide, t: int, count: int, mirror: Mirror | None
-    ) -> list[tuple[str, int]]:
-        """Frames that look at the subject from about where this camera does, and those of the same moment: a third."""
-        wanted = view_directions(camera.cam_from_world)[0]
-        if mirror is not None:
-            wanted = mirror.reflection() @ wanted
-        order = (self._directions @ wanted).argsort(descending=True).tolist()
-        clip = self._footage.scene.clips[guide.clip]
-        moment = (clip.seconds - guide.seconds[t]).abs().argsort()[: count // 3].tolist()
-        chosen = [(guide.clip, i) for i in moment]
-        for number in order:
-            if len(chosen) >= count:
-                break
-            # Neighbours in a clip are nearly one picture: every second one tells more.
-            name, index = self._names[number]
-            if all(name != other or abs(index - i) > 1 for other, i in chosen):
-                chosen.append((name, index))
-        return chosen
+    def spread(self, count: int, shift: int) -> list[tuple[str, int]]:
+        """About `count` frames, evenly over all that may be looked at, others for each `shift`. Frames from far away
+        are misplaced in other ways than near ones, so they make better voters."""
+        step = max(1, round(len(self._names) / count))
+        return self._names[shift % step :: step]
 
     def look_up(
         self, name: str, index: int, points: Float[Tensor, "h w 3"]

@@ -62,12 +62,12 @@ def steadied(confidence: Float[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:
 def reference_picture(footage: Footage, path: Path) -> Float[Tensor, "h w 3"]:
     """The filmed frame, on white, whose camera looks most as the path does at its end."""
     wanted = view_directions(path.cameras.cam_from_world[-1:])[0]
+    clips = footage.scene.clips
     best = max(
-        ((name, t, float(d @ wanted)) for name, clip in footage.scene.clips.items()
-         for t, d in enumerate(view_directions(clip.cameras.cam_from_world))),
-        key=lambda row: row[2],
-    )  # fmt: skip
-    frame = footage.capture.frame(best[0], best[1])
+        footage.frames(),
+        key=lambda row: float(view_directions(clips[row[0]].cameras.cam_from_world[row[1], None])[0] @ wanted),
+    )
+    frame = footage.capture.frame(*best)
     return frame.rgb * frame.mask[..., None] + 1 - frame.mask[..., None]
 
 

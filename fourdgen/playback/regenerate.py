@@ -16,7 +16,7 @@ from fourdgen import workspace
 from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
 from fourdgen.data.capture import Capture, load_capture
 from fourdgen.data.video import write_video
-from fourdgen.generate import Footage, Generated, Guide, paths
+from fourdgen.generate import Generated, Guide, footage_of, paths
 from fourdgen.generate.accept import Verdict, judge
 from fourdgen.generate.guide import render_guide
 from fourdgen.generate.video import GUIDING
@@ -76,7 +76,7 @@ def regenerate(
     """
     chosen = resolve(request)
     scene = files.read(scene_path, report)
-    footage = Footage(scene, filmed_frames(scene))
+    footage = footage_of(scene, filmed_frames(scene))
     planned = stage.plan(scene, chosen)
     generator = stage.generator_of(chosen, device)
     rasterizer = rasterizer_on(device)

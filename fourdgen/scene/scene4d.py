@@ -15,6 +15,8 @@ from fourdgen.report import FourdgenError
 from fourdgen.scene.motion import Motion
 from fourdgen.scene.surfels import Surfels
 
+EVERY = "every"  # the note of a scene that was trained on every nth frame of each clip only
+
 
 @dataclass(frozen=True)
 class SceneClip:
@@ -62,6 +64,10 @@ class Scene4D:
         times = self.clips[name].seconds
         held = min(max(float(seconds), float(times[0])), float(times[-1]))
         return self.motion.warp(self.surfels, name, held)
+
+    def trained_frames(self, clip: str) -> range:
+        """Which frames of a clip the asset may know; the others are held out (`sample.every`)."""
+        return range(0, len(self.clips[clip].seconds), int(self.notes.get(EVERY, "1")))
 
     def __repr__(self) -> str:
         each = [(clip.name, float(clip.seconds[-1] - clip.seconds[0])) for clip in self.clips.values()]

@@ -17,7 +17,7 @@ from torch import Tensor
 from fourdgen import weights
 from fourdgen.data.cameras_io import read_camera_entries
 from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, write_picture
-from fourdgen.generate import Footage, Generated, Generator, Guide, make_generator, paths
+from fourdgen.generate import Footage, Generated, Generator, Guide, footage_of, make_generator, paths
 from fourdgen.generate.accept import Verdict, judge
 from fourdgen.generate.guide import given_paths, render_guide
 from fourdgen.generate.paths import Path as CameraPath
@@ -86,7 +86,7 @@ def plan(scene: Scene4D, config: RegenerateConfig) -> list[CameraPath]:
 def run(ctx: Context, config: RegenerateConfig, capture: Capture, scene: Scene4D) -> Capture:
     """The kept views as imagined clips with weights and cameras (root frame). A view that a killed run has finished is
     not made again."""
-    footage = Footage(scene, capture)
+    footage = footage_of(scene, capture)
     rasterizer = rasterizer_on(ctx.device)
     generator = generator_of(config, ctx.device)
     planned = plan(scene, config)

@@ -25,7 +25,7 @@ from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
 from fourdgen.scene.bones import ClipTime
-from fourdgen.scene.scene4d import Scene4D, SceneClip
+from fourdgen.scene.scene4d import EVERY, Scene4D, SceneClip
 from fourdgen.workspace import Context, Job, Stage
 
 SCENE = "scene.ply"
@@ -58,10 +58,7 @@ def run(
     times = _clip_times(capture, alignment)
 
     def as_scene(model: Model) -> Scene4D:
-        scene = written_scene(model, capture, alignment, track, str(ctx.job.run_folder))
-        if frames.every == 1:
-            return scene
-        return replace(scene, notes={**scene.notes, "every": str(frames.every)})
+        return written_scene(model, capture, alignment, track, str(ctx.job.run_folder), frames.every)
 
     def publish(model: Model) -> None:
         files.write(ctx.job.output, as_scene(model))
@@ -104,7 +101,7 @@ def run_round(
         initial=initial, begin=config.take_up,
     )  # fmt: skip
     after = with_confidence(
-        written_scene(model, capture, alignment, filmed, str(ctx.job.run_folder)), capture, rasterizer
+        written_scene(model, capture, alignment, filmed, str(ctx.job.run_folder), frames.every), capture, rasterizer
     )
     (ctx.folder / "checkpoint.pt").unlink(missing_ok=True)
     views = Views(capture, filmed.clips, config.levels[-1])
@@ -147,8 +144,11 @@ def _clip_times(capture: Capture, alignment: Alignment) -> dict[str, ClipTime]:
     return times
 
 
-def written_scene(model: Model, capture: Capture, alignment: Alignment, track: RootTrack, run_folder: str) -> Scene4D:
-    """The model as a file holds it: four bones a surfel, sampled bone poses, refined cameras."""
+def written_scene(
+    model: Model, capture: Capture, alignment: Alignment, track: RootTrack, run_folder: str, every: int = 1
+) -> Scene4D:
+    """The model as a file holds it: four bones a surfel, sampled bone poses, refined cameras. It says where only every
+    nth frame trained."""
     surfels, motion = model.motion.written(model.surfels())
     refined: Mapping[str, ClipTrack] = track.clips
     if model.corrections is not None:
@@ -158,10 +158,12 @@ def written_scene(model: Model, capture: Capture, alignment: Alignment, track: R
         clip, aligned = capture.clip(name), alignment.clips[name]
         cameras = Cameras(poses.cam_from_root, poses.K, clip.size)
         clips[name] = SceneClip(name, clip.seconds.float(), clip.frame_ids, cameras, aligned.gain, aligned.bias)
-    poses_note = "given" if track.given else ("confident" if track.certain else f"uncertain: {track.reason}")
+    notes = {"poses": "given" if track.given else ("confident" if track.certain else f"uncertain: {track.reason}")}
+    if every > 1:
+        notes[EVERY] = str(every)
     return Scene4D(
         surfels=surfels.detach(), motion=motion, clips=clips, reference=alignment.reference,
-        world_from_input=track.world_from_input, run_folder=run_folder, notes={"poses": poses_note},
+        world_from_input=track.world_from_input, run_folder=run_folder, notes=notes,
     )  # fmt: skip
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from fourdgen.data.cameras_io import CameraEntry
-from fourdgen.data.capture import Capture, Clip, write_picture
+from fourdgen.data.capture import Capture, Clip, Frame, write_picture
+from fourdgen.fit.confidence import surfel_confidence
 from fourdgen.fit.sampler import view_directions
-from fourdgen.generate import Footage, Generated, Guide, fill, make_generator, paths
+from fourdgen.generate import Footage, Generated, Guide, fill, footage_of, make_generator, paths
 from fourdgen.generate.accept import judge, silhouettes
-from fourdgen.generate.fill import Fill, agreed
+from fourdgen.generate.fill import Fill, smoothed, typical
 from fourdgen.generate.guide import given_paths, render_guide
 from fourdgen.generate.symmetry import find_mirror
 from fourdgen.render import draw, pick
@@ -75,28 +76,75 @@ def test_given_cameras_are_grouped_by_view_at_any_rate(footage: Footage) -> None
 
 
 def test_filmed_pixels_are_carried_to_where_the_surface_went(footage: Footage, guide: Guide) -> None:
-    """The asset is given wrong colours; what is filmed is not: the fill shows the filmed ones, in new views."""
-    grey = replace(footage.scene.surfels, sh=sh_from_rgb(torch.full((len(footage.scene.surfels), 3), 0.5)))
-    blind = replace(footage, scene=replace(footage.scene, surfels=grey))
+    """The asset is given wrong colours; what is filmed is not: the fill shows half of the filmed ones, in new views,
+    and leaves alone what the asset is sure of."""
+    count = len(footage.scene.surfels)
+    grey = replace(footage.scene.surfels, sh=sh_from_rgb(torch.full((count, 3), 0.5)))
     path = paths.Path(guide.name, guide.clip, guide.seconds[[0, 4]], guide.cameras[[0, 4]])
-    wrong = render_guide(blind, path, RASTERIZER)
-    made = Fill(mirror=False).generate(wrong, blind, Silent())
-    assert made.filmed is not None
-    inside, true = wrong.alpha > 0.9, guide.rgb[[0, 4]]
-    carried = inside & (made.filmed > 0)
-    assert float(carried.sum()) > 0.4 * float(inside.sum())  # the rest was never filmed, or too flatly
-    before, after = ((rgb - true).abs().amax(-1)[carried].mean() for rgb in (wrong.rgb, made.rgb))
-    assert float(after) < 0.4 * float(before)
+    filled = []
+    for certain in (0.1, 0.97):
+        trusted = replace(grey, confidence=torch.full((count,), certain))
+        blind = replace(footage, scene=replace(footage.scene, surfels=trusted))
+        wrong = render_guide(blind, path, RASTERIZER)
+        made = Fill(mirror=False).generate(wrong, blind, Silent())
+        assert made.filmed is not None
+        inside, true = wrong.alpha > 0.9, guide.rgb[[0, 4]]
+        carried = inside & (made.filmed > 0)
+        assert not bool(carried[wrong.confidence >= 0.5].any())
+        filled.append(float(carried.sum()) / float(inside.sum()))
+        if certain < 0.5:
+            before, after = ((rgb - true).abs().amax(-1)[carried].mean() for rgb in (wrong.rgb, made.rgb))
+            assert float(after) < 0.65 * float(before)
+    assert filled[0] > 0.4  # the rest was never filmed, or too flatly
+    assert filled[1] < 0.6 * filled[0]
+
+
+def test_held_out_frames_are_never_looked_at(footage: Footage, guide: Guide) -> None:
+    """With every third frame trained on, the others' pictures are not even read."""
+    read = set()
+
+    class Watched(Capture):
+        def frame(self, clip_name: str, index: int) -> Frame:
+            read.add((clip_name, index))
+            return super().frame(clip_name, index)
+
+    scene = replace(footage.scene, notes={"every": "3"})
+    watched = replace(footage, scene=scene, capture=Watched(footage.capture.clips, footage.capture.folder))
+    path = paths.Path(guide.name, guide.clip, guide.seconds[[1, 4]], guide.cameras[[1, 4]])
+    Fill(mirror=False).generate(render_guide(watched, path, RASTERIZER), watched, Silent())
+    surfel_confidence(scene, watched.capture, RASTERIZER)
+    assert len(read) > 3 and all(index % 3 == 0 for _, index in read)
+
+
+def test_filmed_colours_are_brought_to_the_assets(footage: Footage) -> None:
+    tone = replace(footage.scene.clips["a"], gain=torch.tensor([1.25, 1.0, 1.1]), bias=torch.tensor([0.0, 0.05, 0.0]))
+    scene = replace(footage.scene, clips={**footage.scene.clips, "a": tone})
+    raw, toned = (capture.frame("a", 0) for capture in (footage.capture, footage_of(scene, footage.capture).capture))
+    inside = (raw.mask > 0.9) & (raw.rgb > 0.1).all(-1)  # darker colours end at 0
+    assert torch.allclose(toned.rgb[inside] * tone.gain + tone.bias, raw.rgb[inside], atol=0.01)
 
 
 def test_colours_count_where_frames_agree() -> None:
     colors = torch.tensor([[0.2, 0.2, 0.2], [0.24, 0.2, 0.2], [0.9, 0.1, 0.1]])[:, None, None]
-    weights = torch.tensor([1.0, 1.0, 0.5])[:, None, None]
-    mean, share = agreed(colors, weights)
-    assert float(share) == 1 and torch.allclose(mean[0, 0], torch.tensor([0.22, 0.2, 0.2]), atol=1e-5)
-    assert float(agreed(colors[1:], weights[1:])[1]) == 0  # one against one
-    assert float(agreed(colors[:1], weights[:1])[1]) == 0  # one alone
-    assert float(agreed(colors, 0 * weights)[1]) == 0
+    seen = torch.ones(3, 1, 1, dtype=torch.bool)
+    median, agree = typical(colors, seen)
+    assert bool(agree) and torch.allclose(median[0, 0], torch.tensor([0.24, 0.2, 0.2]), atol=1e-5)  # two of three
+    assert not typical(torch.rand(9, 1, 1, 3, generator=torch.Generator().manual_seed(0)), seen.repeat(3, 1, 1))[1]
+    seen[0] = False
+    assert not typical(colors, seen)[1]  # two frames are too few
+    color, agree = typical(colors, torch.zeros_like(seen))
+    assert not agree and float(color.abs().sum()) == 0
+
+
+def test_carried_colours_are_smoothed_among_those_that_count() -> None:
+    color = torch.zeros(7, 7, 3)
+    color[:, 3:] = 1.0
+    where = torch.ones(7, 7, dtype=torch.bool)
+    where[:, 3] = False
+    color[:, 3] = 99.0  # what does not count does not bleed
+    out = smoothed(color, where)
+    assert float(out[:, :1].max()) < 1e-6 and float(out[:, 6:].min()) > 1 - 1e-6
+    assert torch.allclose(out[3, 2], torch.full((3,), 0.25))  # columns 0 to 4 without 3
 
 
 def symmetric(crooked: bool) -> Surfels:
