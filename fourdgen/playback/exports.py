@@ -49,7 +49,7 @@ FORMATS = (
     Format("colmap", "", "the same cameras as a COLMAP model in text, with the surfels as points",
            "the asset: cameras only", writers.write_colmap),
     Format("html", ".html", "a page that plays the asset in a browser, offline",
-           "confidence, cameras; bytes for colour, 16 bits for rotation and size", writers.write_html, up=""),
+           "cameras; bytes for colour and confidence, 16 bits for rotation and size", writers.write_html, up=""),
     Format("glb", ".glb", "a skinned mesh with an animation for each clip (glTF 2.0)",
            f"{_SURFACE}; bones blend linearly (the difference is printed)", writers.write_glb, up="y"),
     Format("usd", ".usdc", "the same as a UsdSkel mesh", f"{_SURFACE}; bones blend linearly",

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,12 +14,13 @@ import torch
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
 from fourdgen.playback.channels import Look, layer, opaque
 from fourdgen.playback.shots import Shot
-from fourdgen.render import pick
+from fourdgen.render import draw, pick
 from fourdgen.scene import files
 from fourdgen.scene.formats import html
 from fourdgen.scene.motion import Still
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.showing import first_view
+from fourdgen.scene.surfels import sh_from_rgb
 from tests.external.chromium import Browser, Page, address, psnr
 from tests.toy import toy_scene
 
@@ -80,6 +82,26 @@ def test_the_page_shows_what_we_render(
     assert psnr(shown, wanted) >= ENOUGH
     assert overlap(shown, wanted) >= 0.99
     assert page.complaints == []
+
+
+def test_confidence_is_shown_in_the_colours_of_the_channel(page: Page, scene: Scene4D) -> None:
+    """The surfels' own confidence as a colour, through the map that `render --channel confidence` uses."""
+    fragment = "#freeze&bare&bg=ffffff&clip=a&time=0.31&az=130&el=40&view=confidence"
+    shown = show(page, fragment)
+    sure = scene.surfels.confidence[:, None].expand(-1, 3)
+    painted = replace(scene, surfels=replace(scene.surfels, sh=sh_from_rgb(sure)))
+    view = first_view(scene, scene.reference)
+    target = torch.tensor(view["target"])
+    eye = orbit_eyes(torch.tensor([130.0]), 40.0, view["dist"]) + target
+    camera = Cameras(look_at(eye, target), intrinsics(view["fov"], SIZE)[None], SIZE)
+    out = draw(painted.at("a", 0.31), camera)
+    alpha = out.alpha[0, ..., None].numpy()
+    values = (out.rgb[0] / out.alpha[0, ..., None].clamp_min(1e-6)).clamp(0, 1).numpy()[..., 0]
+    colors = cv2.applyColorMap((values * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
+    wanted = colors * alpha + 255 * (1 - alpha)
+    print(f"confidence: {psnr(shown, wanted):.1f} dB")
+    assert psnr(shown, wanted) >= ENOUGH
+    assert psnr(shown, show(page, fragment.replace("confidence", "rgb"))) < 20
 
 
 def test_time_and_clip_change_the_picture(page: Page) -> None:

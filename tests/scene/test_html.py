@@ -49,7 +49,7 @@ def restored(meta: dict, arrays: dict[str, np.ndarray]) -> Surfels:
     xyz = parts["quat"]
     return Surfels(
         means=parts["mean"], quats=torch.cat([(1 - (xyz**2).sum(1, keepdim=True)).sqrt(), xyz], 1),
-        log_scales=parts["scale"], opacity=parts["opacity"][:, 0].logit(), confidence=torch.ones(meta["count"]),
+        log_scales=parts["scale"], opacity=parts["opacity"][:, 0].logit(), confidence=parts["confidence"][:, 0],
         sh=((parts["color"] - 0.5) / html.SH_C0)[:, None],
         bone_ids=parts["bone"].round().int(), bone_weights=parts["weight"],
     )  # fmt: skip
@@ -70,6 +70,7 @@ def test_what_is_packed_is_the_asset() -> None:
     assert torch.allclose(page.log_scales, truth.log_scales, atol=1e-4)
     assert torch.allclose(page.opacity.sigmoid(), truth.opacity.sigmoid(), atol=0.003)
     assert torch.allclose(rgb_from_sh(page.sh), rgb_from_sh(truth.sh), atol=0.006)
+    assert torch.allclose(page.confidence, truth.confidence, atol=0.003)
     # The same ellipse: its covariance; a half turn about an axis of it makes no difference.
     covariances = []
     for surfels in (page, truth):

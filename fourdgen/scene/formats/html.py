@@ -71,11 +71,18 @@ def page_of(scene: Scene4D, title: str, clip: str) -> str:
         "title": html.escape(title),
         "meta": script_json({"arrays": [array.row for array in arrays], **_meta(scene, title, clip)}),
         "payload": base64.b64encode(blob).decode("ascii"),
-        "script": (WEB / "viewer.js").read_text(encoding="utf-8"),
+        "script": stripped((WEB / "viewer.js").read_text(encoding="utf-8")),
     }
     template = (WEB / "viewer.html").read_text(encoding="utf-8")
     # In one pass: what stands in a title is text, whatever it looks like.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+def stripped(script: str) -> str:
+    """The script without comments and indentation. A comment begins a line or follows a blank; nothing else in the
+    script looks like one."""
+    lines = (re.sub(r"(^| +)// .*", "", line).strip() for line in script.splitlines())
+    return "\n".join(line for line in lines if line)
 
 
 def script_json(data: Mapping[str, Any]) -> str:
@@ -126,6 +133,7 @@ def _arrays(scene: Scene4D) -> list[_Packed]:
         _packed("opacity", torch.sigmoid(surfels.opacity).numpy(), 1, 0.0, 1.0),
         *_shapes(refined(surfels), ""),
         _packed("color", np.clip(color, -0.5, 2.0), 1),
+        _packed("confidence", surfels.confidence.clamp(0, 1).numpy(), 1, 0.0, 1.0),
     ]
     if surfels.refinement is not None and bool((surfels.refinement != 0).any()):
         arrays += _shapes(surfels, "plain_")  # the page draws normals without the refinement, as we do

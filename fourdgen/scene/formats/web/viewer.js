@@ -32,7 +32,7 @@ for (const { name, length, planes, lo, hi } of meta.arrays) {
   at += length * planes;
 }
 const { count, bones, degree } = meta;
-const moving = bones > 0;
+const moving = bones > 0, VIEWS = ['rgb', 'normal', 'confidence'];
 
 // ---- Sorting, in a worker: surfels by the depth of their centres at a time, farthest first. ----
 function sorter() {
@@ -140,8 +140,9 @@ void main() {
     vec3 n = R * turn(spin, turn(q, vec3(0, 0, 1)));
     color.rgb = .5 + .5 * vec3(1, -1, -1) * (dot(n, c) < 0. ? n : -n);
   } else {
-    color.rgb = read(5).rgb;
-    if (linear > 0) { // degree 1, seen along the direction in the canonical frame
+    vec4 own = read(5);
+    color.rgb = view == 2 ? own.www : own.rgb;
+    if (linear > 0 && view == 0) { // degree 1, seen along the direction in the canonical frame
       vec3 d = turn(vec4(-spin.xyz, spin.w), normalize(mean - eye));
       color.rgb += -d.y * read(linear).rgb + d.z * read(linear + 1).rgb - d.x * read(linear + 2).rgb;
     }
@@ -168,11 +169,18 @@ const RESOLVE = `#version 300 es
 precision highp float; precision highp sampler2D;
 uniform sampler2D sum; uniform vec3 background; uniform int view;
 out vec4 result;
+vec3 viridis(float t) { // a polynomial fitted to the colour map, off by 4 / 255 at most
+  vec3 k[7] = vec3[](vec3(.27, .01, .33), vec3(.1, 1.39, 1.38), vec3(-.18, .27, .15), vec3(-5.24, -5.94, -19.54),
+    vec3(7.48, 14.42, 57.19), vec3(3.6, -13.94, -65.84), vec3(-5.04, 4.7, 26.46)), sum = vec3(0);
+  for (int i = 6; i >= 0; i--) sum = sum * t + k[i];
+  return clamp(sum, 0., 1.);
+}
 void main() {
   vec4 c = texelFetch(sum, ivec2(gl_FragCoord.xy), 0);
   float a = min(c.a, 1.);
   vec3 color = min(c.rgb, a);
   if (view == 1 && a > 0.) color = (.5 + .5 * normalize(2. * c.rgb / c.a - 1.)) * a;
+  if (view == 2 && a > 0.) color = viridis(clamp(c.r / c.a, 0., 1.)) * a;
   result = vec4(color + background * (1. - a), 1);
 }`;
 
@@ -220,7 +228,7 @@ function build() {
   put(0, data.mean, 3); put(0, data.opacity, 1, 3); shape(1, data.quat, data.scale);
   if (plain) shape(plain, data.plain_quat, data.plain_scale);
   if (moving) { put(3, data.bone, 4); put(4, data.weight, 4); }
-  put(5, data.color, 3);
+  put(5, data.color, 3); put(5, data.confidence, 1, 3);
   if (degree) for (let j = 0; j < 3; j++) put(linear + j, data.linear.subarray(3 * j * count), 3);
   const half = gl.getExtension('EXT_color_buffer_float') || gl.getExtension('EXT_color_buffer_half_float');
   gpu = {
@@ -266,7 +274,7 @@ function fromHash() { // #time=0.5&clip=a&az=30&el=10&dist=3&fov=35&target=0,0,0
   const clip = meta.clips.findIndex(c => c.name === given.get('clip'));
   if (clip >= 0) state.clip = clip;
   if (isFinite(parseFloat(given.get('time')))) seek(parseFloat(given.get('time')));
-  if (['rgb', 'normal'].includes(given.get('view'))) state.view = given.get('view');
+  if (VIEWS.includes(given.get('view'))) state.view = given.get('view');
   if (/^[0-9a-f]{6}$/i.test(given.get('bg') || '')) state.bg = '#' + given.get('bg').toLowerCase();
   if (given.has('freeze')) state.playing = false;
   root.classList.toggle('bare', given.has('bare'));
@@ -338,7 +346,7 @@ function tick(now) {
   $('icon').setAttribute('d', state.playing ? 'M5 3v10M11 3v10' : 'M4.5 2.5v11l9-5.500z');
 }
 function draw(width, height, cam, bonesNow) {
-  const view = state.view === 'normal' ? 1 : 0;
+  const view = VIEWS.indexOf(state.view);
   if (gpu.size !== width + 'x' + height) {
     gl.deleteTexture(gpu.sum);
     gpu.sum = gpu.texture(gpu.format[0], width, height, gpu.format[1], null);
@@ -415,7 +423,7 @@ const keys = {
   '+': () => zoom(.9), '=': () => zoom(.9), '-': () => zoom(1 / .9),
   '[': () => set({ speed: Math.max(state.speed / 2, .0625) }), ']': () => set({ speed: Math.min(state.speed * 2, 8) }),
   c: () => set({ clip: (state.clip + 1) % meta.clips.length, phase: 0 }),
-  n: () => set({ view: state.view === 'rgb' ? 'normal' : 'rgb' }),
+  n: () => set({ view: VIEWS[(VIEWS.indexOf(state.view) + 1) % 3] }),
   b: () => set({ bg: backgrounds[(backgrounds.indexOf(state.bg) + 1) % backgrounds.length] }),
   o: () => set({ spin: !state.spin }),
   r: () => set({ az: start.az, el: start.el, dist: start.dist, fov: start.fov, target: start.target, spin: false }),
