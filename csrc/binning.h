@@ -11,9 +11,9 @@
 #include "raster.h"
 
 // Turns counts into first positions; returns the total.
-static inline int32_t prefix_sum(int32_t *p, size_t count, size_t stride = 1, int32_t total = 0) {
+template <class T> static T prefix_sum(T *p, size_t count, size_t stride = 1, T total = 0) {
   for (size_t i = 0; i < count; i++) {
-    const int32_t here = p[i * stride];
+    const T here = p[i * stride];
     p[i * stride] = total;
     total += here;
   }
@@ -44,7 +44,7 @@ template <int C> static void count_part(Workspace &ws, const Scene &scene, int v
   const Record<C> *records = ws.records_of<C>(view, scene.surfels);
   int32_t *counts = ws.part_begin.data() + item * tiles, *slots = ws.slot_begin.data() + (size_t)view * scene.surfels;
   std::fill_n(counts, tiles, 0);
-  int total = 0;
+  int64_t total = 0;
   for (int i = first; i < end; i++) {
     const Record<C> &r = records[i];
     slots[i] = 0;
@@ -57,9 +57,11 @@ template <int C> static void count_part(Workspace &ws, const Scene &scene, int v
   ws.part_slots.data()[item] = total;
 }
 
-// First members and first slots of everything, from the counts; returns the total.
+// First members and first slots of everything, from the counts; returns the total. Throws where that has more than 31 bits.
+// (One thread does it: 0.4 of 7500 microseconds at 20 000 surfels and 256 pixels.)
 static inline int32_t add_up(Workspace &ws, const Scene &scene) {
   const size_t tiles = (size_t)ws.tiles_x * ws.tiles_y;
+  if (prefix_sum(ws.part_slots.data(), (size_t)scene.views * ws.parts) > INT32_MAX) throw TOO_MANY_TILES;
   int32_t total = 0;
   for (int view = 0; view < scene.views; view++)
     for (size_t tile = 0; tile < tiles; tile++) {
@@ -67,7 +69,6 @@ static inline int32_t add_up(Workspace &ws, const Scene &scene) {
       total = prefix_sum(ws.part_begin.data() + view * ws.parts * tiles + tile, ws.parts, tiles, total);
     }
   ws.tile_begin.data()[scene.views * tiles] = total;
-  prefix_sum(ws.part_slots.data(), (size_t)scene.views * ws.parts);
   ws.slot_begin.data()[scene.views * (size_t)scene.surfels] = total;
   ws.entries.resize(total), ws.members.resize(total), ws.member_of.resize(total);
   return total;
@@ -80,7 +81,7 @@ template <int C> static void fill_part(Workspace &ws, const Scene &scene, int vi
   const Record<C> *records = ws.records_of<C>(view, scene.surfels);
   int32_t *next = ws.part_begin.data() + item * tiles, *slots = ws.slot_begin.data() + (size_t)view * scene.surfels;
   uint64_t *entries = ws.entries.data();
-  prefix_sum(slots + first, end - first, 1, ws.part_slots.data()[item]);
+  prefix_sum(slots + first, end - first, 1, (int32_t)ws.part_slots.data()[item]);
   for (int i = first; i < end; i++) {
     const Record<C> &r = records[i];
     if (r.x0 > r.x1) continue;

@@ -6,10 +6,11 @@
 #include "parallel.h"
 
 extern "C" {
-// rgb [3 h w] (multiplied by alpha) and alpha [h w] before a background [3], as bytes [h w 3], rounded to the nearest.
-void fourdgen_opaque_bytes(const float *rgb, const float *alpha, const float *background, int h, int w, uint8_t *out, int threads) {
+// rgb [3 h w] (multiplied by alpha) and alpha [h w] before a background [3], as bytes [h w 3], rounded to the nearest. Returns an
+// Outcome.
+int fourdgen_opaque_bytes(const float *rgb, const float *alpha, const float *background, int h, int w, uint8_t *out, int threads) {
   constexpr int ROWS = 16;
-  parallel_for((h + ROWS - 1) / ROWS, threads, [&](int band) {
+  auto convert = [&](int band) {
     static thread_local std::vector<uint8_t> line;
     line.resize(3 * (size_t)w);
     for (int y = band * ROWS; y < std::min(h, (band + 1) * ROWS); y++) {
@@ -27,6 +28,7 @@ void fourdgen_opaque_bytes(const float *rgb, const float *alpha, const float *ba
       const uint8_t *r = line.data(), *g = r + w, *b = g + w;
       for (int x = 0; x < w; x++) to[3 * x] = r[x], to[3 * x + 1] = g[x], to[3 * x + 2] = b[x];
     }
-  });
+  };
+  return outcome_of([&] { parallel_for((h + ROWS - 1) / ROWS, threads, convert); });
 }
 }

@@ -97,6 +97,19 @@ template <int C> static void draw_tile(Workspace &ws, const Scene &scene, int ti
     composite_forward<C, false>(ws, scene, tile, planes, out);
 }
 
+// Weights and pixels of a part's surfels, from their sums in each tile.
+static void gather_part(const Workspace &ws, const Scene &scene, int view, int part, const Images &out) {
+  const size_t base = (size_t)view * scene.surfels;
+  const int32_t *begin = ws.slot_begin.data();
+  for (size_t i = base + part * ws.part, end = base + std::min(scene.surfels, (part + 1) * ws.part); i < end; i++) {
+    out.weight[i] = out.pixels[i] = 0.f;
+    for (int slot = begin[i]; slot < begin[i + 1]; slot++) {
+      const float *sums = ws.gathered.data() + 2 * (size_t)ws.member_of.data()[slot];
+      out.weight[i] += sums[0], out.pixels[i] += sums[1];
+    }
+  }
+}
+
 template <int C> static void forward(Workspace &ws, const Scene &scene, const Images &out) {
   lay_out(ws, scene);
   ws.records.resize((size_t)scene.views * scene.surfels * sizeof(Record<C>));
@@ -106,15 +119,8 @@ template <int C> static void forward(Workspace &ws, const Scene &scene, const Im
   if (out.weight) ws.gathered.resize(2 * (size_t)total);
   parallel_even(scene.views * parts, scene.threads, [&](int i) { fill_part<C>(ws, scene, i / parts, i % parts); });
   parallel_for(scene.views * ws.tiles_x * ws.tiles_y, scene.threads, [&](int tile) { draw_tile<C>(ws, scene, tile, out); });
-  if (!out.weight) return;
-  const int32_t *begin = ws.slot_begin.data();
-  for (size_t i = 0; i < (size_t)scene.views * scene.surfels; i++) {
-    out.weight[i] = out.pixels[i] = 0.f;
-    for (int slot = begin[i]; slot < begin[i + 1]; slot++) {
-      const float *sums = ws.gathered.data() + 2 * (size_t)ws.member_of.data()[slot];
-      out.weight[i] += sums[0], out.pixels[i] += sums[1];
-    }
-  }
+  if (out.weight)
+    parallel_even(scene.views * parts, scene.threads, [&](int i) { gather_part(ws, scene, i / parts, i % parts, out); });
 }
 
 template <int C>
@@ -159,27 +165,30 @@ int fourdgen_fma(int64_t rounds) {
   for (Float &v : a) total += sum(v);
   return total < 0.f ? 0 : CHAINS * LANES * 2;  // never 0: the sum is used, so that the loop stays
 }
-Workspace *fourdgen_workspace_new() { return new Workspace; }
+// Null where there is no memory for one.
+Workspace *fourdgen_workspace_new() { return new (std::nothrow) Workspace; }
 void fourdgen_workspace_free(Workspace *ws) { delete ws; }
 
-// Channels are padded up to the next compiled number. Returns 0, or 1 when there are too many.
+// Channels are padded up to the next compiled number. These return an Outcome.
 int fourdgen_raster_forward(Workspace *ws, const Scene *scene, const Images *out) {
   const int c = scene->channels;
-  if (c <= 3) forward<3>(*ws, *scene, *out);
-  else if (c <= 4) forward<4>(*ws, *scene, *out);
-  else if (c <= 8) forward<8>(*ws, *scene, *out);
-  else if (c <= 16) forward<16>(*ws, *scene, *out);
-  else return 1;
-  return 0;
+  return outcome_of([&] {
+    if (c <= 3) forward<3>(*ws, *scene, *out);
+    else if (c <= 4) forward<4>(*ws, *scene, *out);
+    else if (c <= 8) forward<8>(*ws, *scene, *out);
+    else if (c <= 16) forward<16>(*ws, *scene, *out);
+    else throw TOO_MANY_CHANNELS;
+  });
 }
 int fourdgen_raster_backward(Workspace *ws, const Scene *scene, const Images *images, const ImageGrads *grads,
                              const SceneGrads *out) {
   const int c = scene->channels;
-  if (c <= 3) backward<3>(*ws, *scene, *images, *grads, *out);
-  else if (c <= 4) backward<4>(*ws, *scene, *images, *grads, *out);
-  else if (c <= 8) backward<8>(*ws, *scene, *images, *grads, *out);
-  else if (c <= 16) backward<16>(*ws, *scene, *images, *grads, *out);
-  else return 1;
-  return 0;
+  return outcome_of([&] {
+    if (c <= 3) backward<3>(*ws, *scene, *images, *grads, *out);
+    else if (c <= 4) backward<4>(*ws, *scene, *images, *grads, *out);
+    else if (c <= 8) backward<8>(*ws, *scene, *images, *grads, *out);
+    else if (c <= 16) backward<16>(*ws, *scene, *images, *grads, *out);
+    else throw TOO_MANY_CHANNELS;
+  });
 }
 }

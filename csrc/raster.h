@@ -76,7 +76,7 @@ struct Workspace {
   Buffer<int16_t> tile_of;       // [w + h] column of tiles by x, row of tiles by y
   Buffer<int32_t> slot_begin;    // [v n + 1] the slots of a surfel, one per tile, row by row
   Buffer<int32_t> part_begin;    // [v parts tiles] first member of a part in a tile
-  Buffer<int32_t> part_slots;    // [v parts] first slot of a part
+  Buffer<int64_t> part_slots;    // [v parts] first slot of a part
   Buffer<int32_t> tile_begin;    // [v tiles + 1]
   Buffer<uint64_t> entries;      // [members] bits of the depth and surfel, by part
   Buffer<int32_t> members;       // [members] surfels, near to far within a tile

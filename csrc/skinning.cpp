@@ -1,5 +1,5 @@
-// Dual-quaternion linear blend skinning (Kavan et al. 2007), fused: softmax of logits, blend, and the motion of surfels.
-// Logits are given, bone-major [b, n] so that LANES surfels load as one vector, or those of Gaussian bones.
+// Dual-quaternion linear blend skinning (Kavan et al. 2007), fused: softmax of the logits of Gaussian bones, blend, and the
+// motion of surfels. Or each surfel names a few bones and their weights.
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
@@ -11,14 +11,34 @@ namespace {
 
 constexpr int PARTS = 16;  // work items; fixed, so that sums do not depend on the number of threads
 
+constexpr int SUMS = 8 + 6;  // vectors of partial sums of a bone: dual quaternion, centre, precision
+
+// The logit of a bone is -sum_k precision_k (p_k - center_k)^2.
 struct Bones {
   int count;
-  const float *dual_quats;  // [b 8]
-  bool flips;               // whether any two bones lie in opposite half spaces, so that signs matter
+  const float *centers, *precisions, *dual_quats;  // [b 3] [b 3] [b 8]
+  bool flips;  // whether any two bones lie in opposite half spaces, so that signs matter
+  Float logit(int bone, const Vec3 &p) const {
+    const float *c = centers + bone * 3, *a = precisions + bone * 3;
+    const Float x = p.x - splat(c[0]), y = p.y - splat(c[1]), z = p.z - splat(c[2]);
+    return fnma(splat(a[2]) * z, z, fnma(splat(a[1]) * y, y, splat(-a[0]) * x * x));
+  }
+  // From the gradient v of a logit: adds to that of p, and to the sums (without the factor of a centre, 2 precision).
+  void logit_backward(int bone, Float v, const Vec3 &p, Vec3 &to_p, Float *sums) const {
+    const float *c = centers + bone * 3, *a = precisions + bone * 3;
+    const Float points[3] = {p.x, p.y, p.z};
+    Float *to[3] = {&to_p.x, &to_p.y, &to_p.z};
+    for (int k = 0; k < 3; k++) {
+      const Float away = points[k] - splat(c[k]), pull = v * away;
+      *to[k] = fnma(splat(2.f * a[k]), pull, *to[k]);
+      sums[k] = sums[k] + pull;
+      sums[3 + k] = fnma(pull, away, sums[3 + k]);
+    }
+  }
 };
 
-Bones prepare(const float *dual_quats, int count) {
-  Bones bones{count, dual_quats, false};
+Bones prepare(const float *centers, const float *precisions, const float *dual_quats, int count) {
+  Bones bones{count, centers, precisions, dual_quats, false};
   for (int a = 0; a < count; a++)
     for (int b = 0; b < a; b++) {
       float d = 0.f;
@@ -28,64 +48,15 @@ Bones prepare(const float *dual_quats, int count) {
   return bones;
 }
 
-Float load_lane_row(const float *row, int count) {
-  if (count == LANES) return load(row);
-  alignas(64) float t[LANES];
-  for (int j = 0; j < LANES; j++) t[j] = row[std::min(j, count - 1)];
-  return load(t);
-}
-
-// Where the logits of LANES surfels come from. `gradient` takes the gradient of one of them.
-struct GivenLogits {
-  static constexpr int SUMS = 0;  // vectors of partial sums a bone needs
-  const float *logits;
-  float *to_logits;
-  int n;
-  int first = 0, count = 0;
-  void move_to(int i, int lanes, Vec3) { first = i, count = lanes; }
-  bool differentiable() const { return to_logits; }
-  Float operator()(int bone) const { return load_lane_row(logits + (size_t)bone * n + first, count); }
-  void gradient(int bone, Float v, Vec3 &, Float *) const {
-    float *row = to_logits + (size_t)bone * n + first;
-    if (count == LANES) return store(row, v);
-    alignas(64) float t[LANES];
-    store(t, v);
-    std::copy(t, t + count, row);
-  }
-};
-// -sum_k precision_k (p_k - center_k)^2
-struct GaussianBones {
-  static constexpr int SUMS = 6;  // of the centre, then of the precision
-  const float *centers, *precisions;  // [b 3]
-  Vec3 p = {};
-  void move_to(int, int, Vec3 points) { p = points; }
-  bool differentiable() const { return true; }
-  Float operator()(int bone) const {
-    const float *c = centers + bone * 3, *a = precisions + bone * 3;
-    const Float x = p.x - splat(c[0]), y = p.y - splat(c[1]), z = p.z - splat(c[2]);
-    return fnma(splat(a[2]) * z, z, fnma(splat(a[1]) * y, y, splat(-a[0]) * x * x));
-  }
-  void gradient(int bone, Float v, Vec3 &to_p, Float *sums) const {
-    const float *c = centers + bone * 3, *a = precisions + bone * 3;
-    const Float points[3] = {p.x, p.y, p.z};
-    Float *to[3] = {&to_p.x, &to_p.y, &to_p.z};
-    for (int k = 0; k < 3; k++) {
-      const Float away = points[k] - splat(c[k]), slope = splat(2.f * a[k]) * v * away;
-      *to[k] = *to[k] - slope;
-      sums[k] = sums[k] + slope;
-      sums[3 + k] = fnma(v * away, away, sums[3 + k]);
-    }
-  }
-};
-
-// The unit dual quaternion (r, d) of LANES surfels; `weight` gets the normalised weights, `signed_weight` those with signs.
+// The unit dual quaternion (r, d) of LANES surfels; `weight` gets the weights times their total, `signed_weight` those with
+// signs.
 struct Blend {
-  Float r[4], d[4], inverse_norm;
+  Float r[4], d[4], inverse_norm, inverse_total;
 };
-template <class Logits> Blend blend(const Logits &logits, const Bones &bones, Float *weight, Float *signed_weight) {
+Blend blend(const Bones &bones, const Vec3 &p, Float *weight, Float *signed_weight) {
   Float largest = splat(-INFINITY), pivot[4] = {splat(1.f), splat(0.f), splat(0.f), splat(0.f)};
   for (int b = 0; b < bones.count; b++) {
-    weight[b] = logits(b);
+    weight[b] = bones.logit(b, p);
     if (bones.flips) {
       const Mask heavier = gt(weight[b], largest);
       for (int k = 0; k < 4; k++) pivot[k] = select(heavier, splat(bones.dual_quats[b * 8 + k]), pivot[k]);
@@ -106,13 +77,9 @@ template <class Logits> Blend blend(const Logits &logits, const Bones &bones, Fl
     signed_weight[b] = w;
     for (int k = 0; k < 8; k++) mixed[k] = fma(w, splat(dq[k]), mixed[k]);
   }
-  const Float inverse_total = splat(1.f) / total;
-  for (int b = 0; b < bones.count; b++) {
-    weight[b] = weight[b] * inverse_total;
-    signed_weight[b] = signed_weight[b] * inverse_total;
-  }
-  for (int k = 0; k < 8; k++) mixed[k] = mixed[k] * inverse_total;
   Blend out;
+  out.inverse_total = splat(1.f) / total;
+  for (int k = 0; k < 8; k++) mixed[k] = mixed[k] * out.inverse_total;
   const Float norm2 = mixed[0] * mixed[0] + mixed[1] * mixed[1] + mixed[2] * mixed[2] + mixed[3] * mixed[3];
   out.inverse_norm = splat(1.f) / sqrt(max(norm2, splat(1e-18f)));
   for (int k = 0; k < 4; k++) out.r[k] = mixed[k] * out.inverse_norm, out.d[k] = mixed[4 + k] * out.inverse_norm;
@@ -147,50 +114,50 @@ void move_and_store(const Float *r, const Float *d, const Float *m, const Float 
   if (out_turned) store_rows(out_turned, 4, i, count, r);
 }
 
-template <class Logits>
-void skin_forward(const Logits &given, const float *dual_quats, const float *means, const float *quats, int n, int b,
-                  float *out_means, float *out_quats, float *out_turned, int threads) {
-  const Bones bones = prepare(dual_quats, b);
-  parallel_even(PARTS, threads, [&](int part) {
+}  // namespace
+
+extern "C" {
+// centers [b 3], precisions [b 3] (1 / extent^2), dual_quats [b 8], means [n 3], quats [n 4] -> moved means and quats, and
+// the blended rotation [n 4] or null. These return an Outcome.
+int fourdgen_skin_gaussian_forward(const float *centers, const float *precisions, const float *dual_quats, const float *means,
+                                   const float *quats, int n, int b, float *out_means, float *out_quats, float *out_turned,
+                                   int threads) {
+  const Bones bones = prepare(centers, precisions, dual_quats, b);
+  auto skin_part = [&](int part) {
     static thread_local Buffer<Float> scratch;
-    Logits logits = given;
     Float *weight = scratch.resize(2 * (size_t)b);
     for (int i = part_begin(part, n), end = part_begin(part + 1, n); i < end; i += LANES) {
       const int count = std::min(LANES, end - i);
       Float m[3], q[4];
       load_rows<3>(means, i, count, m);
       load_rows<4>(quats, i, count, q);
-      logits.move_to(i, count, {m[0], m[1], m[2]});
-      const Blend s = blend(logits, bones, weight, weight + b);
+      const Blend s = blend(bones, {m[0], m[1], m[2]}, weight, weight + b);
       move_and_store(s.r, s.d, m, q, i, count, out_means, out_quats, out_turned);
     }
-  });
+  };
+  return outcome_of([&] { parallel_even(PARTS, threads, skin_part); });
 }
 
-// `to_logits` [b SUMS]: gradients of what the logits are made of, if they are.
-template <class Logits>
-void skin_backward(const Logits &given, const float *dual_quats, const float *means, const float *quats, int n, int b,
-                   const float *grad_means, const float *grad_quats, const float *grad_turned, float *to_dual_quats,
-                   float *to_logits, float *to_means, float *to_quats, int threads) {
-  constexpr int SUMS = 8 + Logits::SUMS;
-  const Bones bones = prepare(dual_quats, b);
-  const bool with_bones = to_dual_quats || Logits::SUMS > 0;
+// Gradients of everything; `grad_turned`, `to_means` and `to_quats` may be null. `to_bones` [b 6]: of the centers, then of the
+// precisions, of each bone. The choice of signs has no gradient.
+int fourdgen_skin_gaussian_backward(const float *centers, const float *precisions, const float *dual_quats, const float *means,
+                                    const float *quats, int n, int b, const float *grad_means, const float *grad_quats,
+                                    const float *grad_turned, float *to_bones, float *to_dual_quats, float *to_means,
+                                    float *to_quats, int threads) {
+  const Bones bones = prepare(centers, precisions, dual_quats, b);
   static thread_local Buffer<Float> kept;
-  Float *partial = with_bones ? kept.resize((size_t)PARTS * b * SUMS) : nullptr;
-  parallel_even(PARTS, threads, [&](int part) {
+  auto differentiate_part = [&](int part, Float *sums) {
     static thread_local Buffer<Float> scratch;
-    Logits logits = given;
     Float *weight = scratch.resize(3 * (size_t)b), *signed_weight = weight + b, *grad_weight = weight + 2 * b;
-    Float *sums = with_bones ? partial + (size_t)part * b * SUMS : nullptr;
-    if (sums) std::fill(sums, sums + b * SUMS, splat(0.f));
+    std::fill(sums, sums + b * SUMS, splat(0.f));
     for (int i = part_begin(part, n), end = part_begin(part + 1, n); i < end; i += LANES) {
       const int count = std::min(LANES, end - i);
       const Float zero = splat(0.f), two = splat(2.f);
       Float m[3], q[4], g[3], h[4], k[4] = {zero, zero, zero, zero};
       load_rows<3>(means, i, count, m);
       load_rows<4>(quats, i, count, q);
-      logits.move_to(i, count, {m[0], m[1], m[2]});
-      const Blend s = blend(logits, bones, weight, signed_weight);
+      const Vec3 p = {m[0], m[1], m[2]};
+      const Blend s = blend(bones, p, weight, signed_weight);
       load_rows<3>(grad_means, i, count, g);
       load_rows<4>(grad_quats, i, count, h);
       if (grad_turned) load_rows<4>(grad_turned, i, count, k);
@@ -203,7 +170,7 @@ void skin_backward(const Logits &given, const float *dual_quats, const float *me
         for (Float &v : k) v = keep(in_range, v);
       }
       // moved = p + 2 w (u x p) + 2 u x (u x p) + 2 (w e - d0 u + u x e)
-      const Vec3 u = {s.r[1], s.r[2], s.r[3]}, e = {s.d[1], s.d[2], s.d[3]}, p = {m[0], m[1], m[2]}, G = {g[0], g[1], g[2]};
+      const Vec3 u = {s.r[1], s.r[2], s.r[3]}, e = {s.d[1], s.d[2], s.d[3]}, G = {g[0], g[1], g[2]};
       const Float w = s.r[0];
       const Vec3 t = cross(u, p) * two, to_t = G * w + cross(G, u);
       Float to_w = dot(G, t) + two * dot(G, e);
@@ -221,80 +188,52 @@ void skin_backward(const Logits &given, const float *dual_quats, const float *me
                                w * h[2] - u.y * h[0] - u.z * h[1] + u.x * h[3], w * h[3] - u.z * h[0] + u.y * h[1] - u.x * h[2]};
         store_rows(to_quats, 4, i, count, quat);
       }
-      if (with_bones || logits.differentiable()) {
-        // through the division by the norm of the real part
-        const Float real[4] = {to_w, to_u.x, to_u.y, to_u.z}, dual[4] = {to_d0, to_e.x, to_e.y, to_e.z};
-        Float along = zero, mixed[8];
-        for (int j = 0; j < 4; j++) along = along + real[j] * s.r[j] + dual[j] * s.d[j];
-        for (int j = 0; j < 4; j++) {
-          mixed[j] = (real[j] - along * s.r[j]) * s.inverse_norm;
-          mixed[4 + j] = dual[j] * s.inverse_norm;
-        }
-        Float mean_grad = zero;
-        for (int bone = 0; bone < b; bone++) {
-          const float *dq = dual_quats + bone * 8;
-          Float a = zero;
-          for (int j = 0; j < 8; j++) a = fma(mixed[j], splat(dq[j]), a);
-          if (sums)
-            for (int j = 0; j < 8; j++) sums[bone * SUMS + j] = fma(signed_weight[bone], mixed[j], sums[bone * SUMS + j]);
-          grad_weight[bone] = a;
-          mean_grad = fma(signed_weight[bone], a, mean_grad);
-        }
-        if (logits.differentiable())
-          for (int bone = 0; bone < b; bone++) {
-            const Float v = fma(signed_weight[bone], grad_weight[bone], zero - weight[bone] * mean_grad);
-            logits.gradient(bone, v, to_p, sums + bone * SUMS + 8);
-          }
+      // through the division by the norm of the real part, and by the total of the weights
+      const Float real[4] = {to_w, to_u.x, to_u.y, to_u.z}, dual[4] = {to_d0, to_e.x, to_e.y, to_e.z};
+      Float along = zero, mixed[8];
+      for (int j = 0; j < 4; j++) along = along + real[j] * s.r[j] + dual[j] * s.d[j];
+      for (int j = 0; j < 4; j++) {
+        mixed[j] = (real[j] - along * s.r[j]) * s.inverse_norm * s.inverse_total;
+        mixed[4 + j] = dual[j] * s.inverse_norm * s.inverse_total;
+      }
+      Float mean_grad = zero;
+      for (int bone = 0; bone < b; bone++) {
+        const float *dq = dual_quats + bone * 8;
+        Float a = zero;
+        for (int j = 0; j < 8; j++) a = fma(mixed[j], splat(dq[j]), a);
+        for (int j = 0; j < 8; j++) sums[bone * SUMS + j] = fma(signed_weight[bone], mixed[j], sums[bone * SUMS + j]);
+        grad_weight[bone] = a;
+        mean_grad = fma(signed_weight[bone], a, mean_grad);
+      }
+      mean_grad = mean_grad * s.inverse_total;
+      for (int bone = 0; bone < b; bone++) {
+        const Float v = fma(signed_weight[bone], grad_weight[bone], zero - weight[bone] * mean_grad);
+        bones.logit_backward(bone, v, p, to_p, sums + bone * SUMS + 8);
       }
       if (to_means) {
         const Float mean[3] = {to_p.x, to_p.y, to_p.z};
         store_rows(to_means, 3, i, count, mean);
       }
     }
-  });
-  auto total = [&](int bone, int j) {
-    float t = 0.f;
-    for (int part = 0; part < PARTS; part++) t += sum(partial[((size_t)part * b + bone) * SUMS + j]);
-    return t;
   };
-  for (int bone = 0; bone < b; bone++) {
-    if (to_dual_quats)
+  return outcome_of([&] {
+    Float *partial = kept.resize((size_t)PARTS * b * SUMS);
+    parallel_even(PARTS, threads, [&](int part) { differentiate_part(part, partial + (size_t)part * b * SUMS); });
+    auto total = [&](int bone, int j) {
+      float t = 0.f;
+      for (int part = 0; part < PARTS; part++) t += sum(partial[((size_t)part * b + bone) * SUMS + j]);
+      return t;
+    };
+    for (int bone = 0; bone < b; bone++) {
       for (int j = 0; j < 8; j++) to_dual_quats[bone * 8 + j] = total(bone, j);
-    for (int j = 8; j < SUMS; j++) to_logits[bone * Logits::SUMS + j - 8] = total(bone, j);
-  }
+      for (int k = 0; k < 3; k++) to_bones[bone * 6 + k] = 2.f * precisions[bone * 3 + k] * total(bone, 8 + k);
+      for (int k = 3; k < 6; k++) to_bones[bone * 6 + k] = total(bone, 8 + k);
+    }
+  });
 }
 
-}  // namespace
-
-extern "C" {
-// logits [b n], dual_quats [b 8], means [n 3], quats [n 4] -> moved means and quats, and the blended rotation [n 4] or null.
-void fourdgen_skin_forward(const float *logits, const float *dual_quats, const float *means, const float *quats, int n, int b,
-                           float *out_means, float *out_quats, float *out_turned, int threads) {
-  skin_forward(GivenLogits{logits, nullptr, n}, dual_quats, means, quats, n, b, out_means, out_quats, out_turned, threads);
-}
-// Gradients of everything; `grad_turned` and any output may be null. The choice of signs has no gradient.
-void fourdgen_skin_backward(const float *logits, const float *dual_quats, const float *means, const float *quats, int n, int b,
-                            const float *grad_means, const float *grad_quats, const float *grad_turned, float *to_logits,
-                            float *to_dual_quats, float *to_means, float *to_quats, int threads) {
-  skin_backward(GivenLogits{logits, to_logits, n}, dual_quats, means, quats, n, b, grad_means, grad_quats, grad_turned,
-                to_dual_quats, nullptr, to_means, to_quats, threads);
-}
-// The same with Gaussian bones: centers [b 3] and precisions [b 3], 1 / extent^2.
-void fourdgen_skin_gaussian_forward(const float *centers, const float *precisions, const float *dual_quats, const float *means,
-                                    const float *quats, int n, int b, float *out_means, float *out_quats, float *out_turned,
-                                    int threads) {
-  skin_forward(GaussianBones{centers, precisions}, dual_quats, means, quats, n, b, out_means, out_quats, out_turned, threads);
-}
-// `to_bones` [b 6]: gradients of centers, then of precisions, of each bone.
-void fourdgen_skin_gaussian_backward(const float *centers, const float *precisions, const float *dual_quats, const float *means,
-                                     const float *quats, int n, int b, const float *grad_means, const float *grad_quats,
-                                     const float *grad_turned, float *to_bones, float *to_dual_quats, float *to_means,
-                                     float *to_quats, int threads) {
-  skin_backward(GaussianBones{centers, precisions}, dual_quats, means, quats, n, b, grad_means, grad_quats, grad_turned,
-                to_dual_quats, to_bones, to_means, to_quats, threads);
-}
 // Forward only: surfels that name `k` bones each, ids [n k] and weights [n k]. Signs follow the first heaviest bone. Returns
-// how many ids name none of the `b` bones; the results are then of no use.
+// how many ids name none of the `b` bones (the results are then of no use).
 int fourdgen_skin_sparse(const int32_t *ids, const float *weights, int k, const float *dual_quats, int b, const float *means,
                          const float *quats, int n, float *out_means, float *out_quats, float *out_turned, int threads) {
   int unknown[PARTS] = {};

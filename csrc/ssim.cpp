@@ -80,7 +80,7 @@ void strip(const Job &job, int y0, int y1, double &l1_sum, double &ssim_sum) {
   const Window window;
   const int padded = (job.w + LANES - 1) / LANES * LANES, pitch = padded + 4 * LANES;
   static thread_local Buffer<float> memory;
-  constexpr int ROWS = RING * 8 + 9;
+  constexpr int ROWS = RING * 7 + 8;
   float *next = memory.resize((size_t)pitch * ROWS);
   for (int row = 0; row < ROWS; row++) {
     std::fill_n(next + (size_t)row * pitch, 2 * LANES, 0.f);
@@ -91,9 +91,9 @@ void strip(const Job &job, int y0, int y1, double &l1_sum, double &ssim_sum) {
     next += (size_t)count * pitch;
     return r;
   };
-  const Rows x_blur = rows(RING), y_blur = rows(RING), xx_blur = rows(RING), yy_blur = rows(RING), xy_blur = rows(RING);
+  const Rows x_blur = rows(RING), y_blur = rows(RING), squares_blur = rows(RING), xy_blur = rows(RING);
   const Rows d0_blur = rows(RING), d1_blur = rows(RING), d2_blur = rows(RING);
-  float *line[8];
+  float *line[7];
   for (float *&l : line) l = rows(1)(0);
   float *zeros = rows(1)(0);
   std::fill_n(zeros, padded, 0.f);
@@ -107,13 +107,12 @@ void strip(const Job &job, int y0, int y1, double &l1_sum, double &ssim_sum) {
       copy_row(line[1], job.target + (size_t)y * job.w, job.w, padded);
       for (int x = 0; x < padded; x += LANES) {
         const Float a = load(line[0] + x), b = load(line[1] + x);
-        store(line[2] + x, a * a), store(line[3] + x, b * b), store(line[4] + x, a * b);
+        store(line[2] + x, fma(a, a, b * b)), store(line[3] + x, a * b);
       }
       blur_row(line[0], x_blur(y), padded, window);
       blur_row(line[1], y_blur(y), padded, window);
-      blur_row(line[2], xx_blur(y), padded, window);
-      blur_row(line[3], yy_blur(y), padded, window);
-      blur_row(line[4], xy_blur(y), padded, window);
+      blur_row(line[2], squares_blur(y), padded, window);
+      blur_row(line[3], xy_blur(y), padded, window);
     }
   };
   auto load_weight = [&](int y) {
@@ -141,14 +140,14 @@ void strip(const Job &job, int y0, int y1, double &l1_sum, double &ssim_sum) {
     copy_row(line[0], job.image + (size_t)y * job.w, job.w, padded);
     copy_row(line[1], job.target + (size_t)y * job.w, job.w, padded);
     Float ssim_row = zero, l1_row = zero;
-    const Column column_x(x_blur, y, job.h, zeros), column_y(y_blur, y, job.h, zeros), column_xx(xx_blur, y, job.h, zeros);
-    const Column column_yy(yy_blur, y, job.h, zeros), column_xy(xy_blur, y, job.h, zeros);
+    const Column column_x(x_blur, y, job.h, zeros), column_y(y_blur, y, job.h, zeros);
+    const Column column_squares(squares_blur, y, job.h, zeros), column_xy(xy_blur, y, job.h, zeros);
     for (int x = 0; x < padded; x += LANES) {
       const Float mx = column_x.blur(x, window), my = column_y.blur(x, window);
-      const Float sx = column_xx.blur(x, window) - mx * mx, sy = column_yy.blur(x, window) - my * my;
+      const Float means2 = fma(mx, mx, my * my), variances = column_squares.blur(x, window) - means2;
       const Float sxy = column_xy.blur(x, window) - mx * my, weight = load(line[5] + x);
       const Float a1 = two * mx * my + splat(C1), a2 = two * sxy + splat(C2);
-      const Float b1 = one / (mx * mx + my * my + splat(C1)), b2 = one / (sx + sy + splat(C2)), b12 = b1 * b2;
+      const Float b1 = reciprocal(means2 + splat(C1)), b2 = reciprocal(variances + splat(C2)), b12 = b1 * b2;
       const Float ssim = a1 * a2 * b12;
       ssim_row = fma(weight, one - ssim, ssim_row);
       l1_row = fma(weight, abs(load(line[0] + x) - load(line[1] + x)), l1_row);
@@ -170,31 +169,32 @@ void strip(const Job &job, int y0, int y1, double &l1_sum, double &ssim_sum) {
 }  // namespace
 
 extern "C" {
-// image, target [c h w], weight [h w] or null. Returns sum w (l1 |x - y| + dssim (1 - SSIM)) / (c sum w), and its gradient to
-// the image in `grad` [c h w] unless that is null.
-double fourdgen_l1_dssim(const float *image, const float *target, const float *weight, int c, int h, int w, float l1,
-                         float dssim, float *grad, int threads) {
+// image, target [c h w], weight [h w] or null. `loss`: sum w (l1 |x - y| + dssim (1 - SSIM)) / (c sum w); its gradient to the
+// image goes to `grad` [c h w] unless that is null. Returns an Outcome.
+int fourdgen_l1_dssim(const float *image, const float *target, const float *weight, int c, int h, int w, float l1, float dssim,
+                      float *grad, double *loss, int threads) {
   double total = 0;
   if (weight)
     for (int64_t i = 0; i < (int64_t)h * w; i++) total += weight[i];
   else
     total = (double)h * w;
+  *loss = 0;
   if (total <= 0) {
     if (grad) std::fill_n(grad, (size_t)c * h * w, 0.f);
-    return 0;
+    return DONE;
   }
   const int strips = (h + STRIP - 1) / STRIP, rows = (h + strips - 1) / strips;
   const double scale = 1 / (c * total);
-  std::vector<double> l1_sums(c * strips, 0.), ssim_sums(c * strips, 0.);
-  parallel_for(c * strips, threads, [&](int item) {
-    const size_t plane = (size_t)(item / strips) * h * w;
-    const int y0 = std::min(h, item % strips * rows), y1 = std::min(h, y0 + rows);
-    const Job job{image + plane, target + plane, weight, w, h, (float)(l1 * scale), (float)(dssim * scale),
-                  grad ? grad + plane : nullptr};
-    strip(job, y0, y1, l1_sums[item], ssim_sums[item]);
+  return outcome_of([&] {
+    std::vector<double> l1_sums(c * strips, 0.), ssim_sums(c * strips, 0.);
+    parallel_for(c * strips, threads, [&](int item) {
+      const size_t plane = (size_t)(item / strips) * h * w;
+      const int y0 = std::min(h, item % strips * rows), y1 = std::min(h, y0 + rows);
+      const Job job{image + plane, target + plane, weight, w, h, (float)(l1 * scale), (float)(dssim * scale),
+                    grad ? grad + plane : nullptr};
+      strip(job, y0, y1, l1_sums[item], ssim_sums[item]);
+    });
+    for (int item = 0; item < c * strips; item++) *loss += scale * (l1 * l1_sums[item] + dssim * ssim_sums[item]);
   });
-  double loss = 0;
-  for (int item = 0; item < c * strips; item++) loss += l1 * l1_sums[item] + dssim * ssim_sums[item];
-  return loss * scale;
 }
 }

@@ -1,4 +1,4 @@
-"""The compiled CPU kernels (csrc/): loading, and autograd functions of the rasterizer, skinning, and L1 + D-SSIM.
+"""The compiled CPU kernels (csrc/): loading, and autograd functions of the rasterizer and of L1 + D-SSIM.
 
 Plain C entry points are called through ctypes, so that one wheel serves every Python version. The library is built
 once per instruction set and the best one that the machine runs is loaded; FOURDGEN_ISA=base|avx2|avx512 overrides the
@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from fourdgen.report import FourdgenError
 
 MAX_CHANNELS = 16  # of one rasterizer call
 MAX_SIDE = 16384  # pixels; boxes are 16-bit
@@ -107,22 +109,16 @@ def _declare(library: ctypes.CDLL) -> None:
     library.fourdgen_raster_backward.argtypes = [
         c_void_p, POINTER(_Scene), POINTER(_Images), POINTER(_ImageGrads), POINTER(_SceneGrads),
     ]  # fmt: skip
-    library.fourdgen_skin_forward.argtypes = [c_void_p] * 4 + [c_int] * 2 + [c_void_p] * 3 + [c_int]
-    library.fourdgen_skin_forward.restype = None
-    library.fourdgen_skin_backward.argtypes = [c_void_p] * 4 + [c_int] * 2 + [c_void_p] * 7 + [c_int]
-    library.fourdgen_skin_backward.restype = None
     library.fourdgen_skin_gaussian_forward.argtypes = [c_void_p] * 5 + [c_int] * 2 + [c_void_p] * 3 + [c_int]
-    library.fourdgen_skin_gaussian_forward.restype = None
     library.fourdgen_skin_gaussian_backward.argtypes = [c_void_p] * 5 + [c_int] * 2 + [c_void_p] * 7 + [c_int]
-    library.fourdgen_skin_gaussian_backward.restype = None
+    library.fourdgen_pose_bones_forward.argtypes = [c_void_p] * 4 + [c_float] + [c_int] * 2 + [c_void_p]
+    library.fourdgen_pose_bones_backward.argtypes = [c_void_p] * 4 + [c_float] + [c_int] * 2 + [c_void_p] * 4
     library.fourdgen_skin_sparse.argtypes = [
         c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_int,
     ]  # fmt: skip
     library.fourdgen_opaque_bytes.argtypes = [c_void_p] * 3 + [c_int] * 2 + [c_void_p, c_int]
-    library.fourdgen_opaque_bytes.restype = None
     library.fourdgen_fma.argtypes = [c_int64]
-    library.fourdgen_l1_dssim.argtypes = [c_void_p] * 3 + [c_int] * 3 + [c_float] * 2 + [c_void_p, c_int]
-    library.fourdgen_l1_dssim.restype = c_double
+    library.fourdgen_l1_dssim.argtypes = [c_void_p] * 3 + [c_int] * 3 + [c_float] * 2 + [c_void_p] * 2 + [c_int]
 
 
 def available() -> bool:
@@ -164,6 +160,27 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+def _failure(outcome: int) -> FourdgenError:
+    """What an outcome that is not 0 (csrc/parallel.h) says to the user."""
+    return {
+        1: FourdgenError(f"the rasterizer draws at most {MAX_CHANNELS} channels at a time"),
+        2: FourdgenError(
+            "the kernels ran out of memory", "draw fewer surfels, a smaller picture or fewer views at once"
+        ),
+        3: FourdgenError(
+            "the surfels cover over 2 147 483 647 tiles of 64 x 64 pixels, more than can be numbered",
+            "draw fewer surfels, a smaller picture or fewer views at once",
+        ),
+    }[outcome]
+
+
+def _run(entry: str, *arguments: Any) -> None:
+    """Calls an entry point that returns an outcome. Raises FourdgenError where the kernel could not do it."""
+    outcome = getattr(_library(), entry)(*arguments)
+    if outcome:
+        raise _failure(outcome)
+
+
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
@@ -184,6 +201,8 @@ class _Workspace:
             self.handle = _idle_workspaces.pop()
         except IndexError:
             self.handle = _library().fourdgen_workspace_new()
+            if self.handle is None:
+                raise _failure(2) from None
 
     def __del__(self) -> None:
         if self.handle is None:
@@ -237,7 +256,7 @@ class _Raster(torch.autograd.Function):
         outputs = (rgb, alpha, depth, median, normal, distortion, weight, pixels)
         images = _Images(*map(_address, (*outputs[:5], median_id, *outputs[5:])))
         ctx.workspace = _Workspace()
-        _library().fourdgen_raster_forward(ctx.workspace.handle, byref(scene), byref(images))
+        _run("fourdgen_raster_forward", ctx.workspace.handle, byref(scene), byref(images))
         ctx.save_for_backward(*inputs, background, rgb, alpha, depth, median, normal, median_id, distortion)
         ctx.options, ctx.scene = options, scene
         ctx.set_materialize_grads(False)
@@ -253,8 +272,9 @@ class _Raster(torch.autograd.Function):
         images = _Images(*map(_address, (rgb, alpha, depth, median, normal, median_id, distortion)))
         kept = [None if g is None else g.contiguous() for g in grads[:6]]
         out = [torch.empty_like(x) if need else None for x, need in zip(inputs, ctx.needs_input_grad[1:], strict=True)]
-        _library().fourdgen_raster_backward(
-            ctx.workspace.handle, byref(ctx.scene), byref(images), byref(_ImageGrads(*map(_address, kept))),
+        _run(
+            "fourdgen_raster_backward", ctx.workspace.handle, byref(ctx.scene), byref(images),
+            byref(_ImageGrads(*map(_address, kept))),
             byref(_SceneGrads(*map(_address, (*out, ctx.options.screen_grad)))),
         )  # fmt: skip
         return (None, *out)
@@ -301,56 +321,6 @@ def raster(
     return RasterImages(*_Raster.apply(options, *inputs))
 
 
-class _Skin(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, threads: int, turned: bool, *inputs: Tensor) -> tuple[Tensor | None, ...]:
-        logits, _, means, quats = inputs
-        out_means, out_quats = torch.empty_like(means), torch.empty_like(quats)
-        out_turned = torch.empty_like(quats) if turned else None
-        _library().fourdgen_skin_forward(
-            *map(_address, inputs), len(means), len(logits), *map(_address, (out_means, out_quats, out_turned)), threads
-        )
-        ctx.save_for_backward(*inputs)
-        ctx.threads = threads
-        ctx.set_materialize_grads(False)
-        return out_means, out_quats, out_turned
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        grad_means, grad_quats, grad_turned = (None if g is None else g.contiguous() for g in grads)
-        grad_means = torch.zeros_like(inputs[2]) if grad_means is None else grad_means
-        grad_quats = torch.zeros_like(inputs[3]) if grad_quats is None else grad_quats
-        out = [torch.empty_like(x) if need else None for x, need in zip(inputs, ctx.needs_input_grad[2:], strict=True)]
-        _library().fourdgen_skin_backward(
-            *map(_address, inputs), len(inputs[2]), len(inputs[0]),
-            *map(_address, (grad_means, grad_quats, grad_turned, *out)), ctx.threads,
-        )  # fmt: skip
-        return (None, None, *out)
-
-
-def skin(
-    logits: Float[Tensor, "b n"],
-    dual_quats: Float[Tensor, "b 8"],
-    means: Float[Tensor, "n 3"],
-    quats: Float[Tensor, "n 4"],
-    turned: bool = False,
-    threads: int | None = None,
-) -> tuple[Tensor, ...]:
-    """Surfels moved by blended bone motions: (means [n 3], quats [n 4]) and, if asked, the rotation `turned` [n 4].
-
-    Dual-quaternion linear blending (Kavan et al. 2007) with softmax weights over the bones; signs follow the heaviest
-    bone. The same as `scene.motion.blend_dual_quats` and `apply_blend`, with gradients to all four inputs.
-    """
-    inputs = [_ready(t) for t in (logits, dual_quats, means, quats)]
-    bones, count = logits.shape
-    if [tuple(t.shape) for t in inputs[1:]] != [(bones, 8), (count, 3), (count, 4)]:
-        raise ValueError(f"{bones} bones and {count} surfels expected, got {[tuple(t.shape) for t in inputs]}")
-    out = _Skin.apply(_thread_count(threads), turned, *inputs)
-    return out if turned else out[:2]
-
-
 def opaque_bytes(
     rgb: Float[Tensor, "3 h w"],
     alpha: Float[Tensor, "h w"],
@@ -363,9 +333,8 @@ def opaque_bytes(
     if tuple(rgb.shape) != (3, height, width) or tuple(background.shape) != (3,):
         raise ValueError(f"shapes do not match: {tuple(rgb.shape)}, {tuple(alpha.shape)}, {tuple(background.shape)}")
     out = torch.empty(height, width, 3, dtype=torch.uint8)
-    _library().fourdgen_opaque_bytes(
-        *map(_address, (rgb, alpha, background)), height, width, _address(out), _thread_count(threads)
-    )
+    inputs = map(_address, (rgb, alpha, background))
+    _run("fourdgen_opaque_bytes", *inputs, height, width, _address(out), _thread_count(threads))
     return out
 
 
@@ -376,12 +345,11 @@ class _L1Dssim(torch.autograd.Function):
     ) -> Tensor:
         l1, dssim, threads = factors
         grad = torch.empty_like(image) if ctx.needs_input_grad[0] else None
-        loss = _library().fourdgen_l1_dssim(
-            *map(_address, (image, target, weight)), *image.shape, l1, dssim, _address(grad), threads
-        )
+        pictures, loss = map(_address, (image, target, weight)), c_double()
+        _run("fourdgen_l1_dssim", *pictures, *image.shape, l1, dssim, _address(grad), byref(loss), threads)
         if grad is not None:
             ctx.save_for_backward(grad)
-        return image.new_tensor(loss)
+        return image.new_tensor(loss.value)
 
     @staticmethod
     @once_differentiable

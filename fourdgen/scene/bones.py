@@ -15,7 +15,7 @@ from fourdgen import native
 from fourdgen.geometry.transforms import dual_quat, dual_quat_right, quat_exp, quat_multiply, quat_rotate
 from fourdgen.scene.motion import SampledBones, blend_dual_quats, move
 from fourdgen.scene.surfels import Surfels
-from fourdgen.skinning import skin_gaussian
+from fourdgen.skinning import pose_bones, skin_gaussian
 
 FINEST_PERIOD = 6.0  # frames: motion bandwidth follows the frame rate and does not fall with the clip's length
 LONGEST_PERIOD = 2.0  # clip lengths
@@ -66,8 +66,12 @@ class BoneMotion(nn.Module):
         self.register_buffer("parents", torch.full((len(centers),), -1))
         self.clips = dict(clips)
         self._codes = sorted({clip.code_of for clip in clips.values()})
-        self._octaves = {name: octaves(len(clips[name].seconds)) for name in self._codes}
-        self._features = 1 + 2 * max(self._octaves.values())
+        times = {name: clips[name].seconds for name in self._codes}
+        self._spans = {k: (float(t[0]), max(float(t[-1] - t[0]), 1e-6)) for k, t in times.items()}
+        self._frequencies = {
+            k: math.pi / LONGEST_PERIOD * 2.0 ** torch.arange(octaves(len(t))) for k, t in times.items()
+        }
+        self._features = 1 + 2 * max(map(len, self._frequencies.values()))
         self.code = nn.Parameter(0.1 * torch.randn(len(self._codes), CODE_SIZE, generator=generator))
         self.net = nn.Sequential(
             nn.Linear(self._features + CODE_SIZE, width), nn.ReLU(),
@@ -91,15 +95,12 @@ class BoneMotion(nn.Module):
 
     def time_features(self, clip: str, seconds: Float[Tensor, "s"]) -> tuple[Float[Tensor, "s k"], int]:
         """Fourier features of times of a clip, whose longest period is twice the clip's; and the row of its code."""
-        code_of = self.clips[clip].code_of
-        times = self.clips[code_of].seconds
-        first, last = float(times[0]), float(times[-1])
-        seconds = self.clips[clip].rate * seconds + self.clips[clip].offset
-        tau = (seconds - first) / max(last - first, 1e-6) * 2 - 1
-        count = self._octaves[code_of]
-        angles = tau[:, None] * (math.pi / LONGEST_PERIOD * 2.0 ** torch.arange(count))
+        time = self.clips[clip]
+        first, span = self._spans[time.code_of]
+        tau = (time.rate * seconds + (time.offset - first)) * (2 / span) - 1
+        angles = tau[:, None] * self._frequencies[time.code_of]
         features = torch.cat([tau[:, None], angles.sin(), angles.cos()], 1)
-        return nn.functional.pad(features, (0, self._features - features.shape[1])), self._codes.index(code_of)
+        return nn.functional.pad(features, (0, self._features - features.shape[1])), self._codes.index(time.code_of)
 
     def hang(self, parents: Int[Tensor, "b"], joints: Float[Tensor, "b 3"]) -> None:
         """Join the bones: `joints[b]` is where bone b hangs from bone `parents[b]` (-1: a free bone turns about it)."""
@@ -117,11 +118,13 @@ class BoneMotion(nn.Module):
 
     def pose(self, twists: Float[Tensor, "s b 6"]) -> Float[Tensor, "s b 8"]:
         """Bone motions, root frame from canonical, of given rotation vectors and shifts."""
+        if native.serves(twists):
+            parents, order = _tree(tuple(self.parents.tolist()))
+            return pose_bones(twists, self.joints, parents, order, JOINT_SLIDE)
         rotation = quat_exp(twists[..., :3])
         slide = torch.where(self.parents < 0, 1.0, JOINT_SLIDE)[:, None]
         shift = twists[..., 3:] * slide + self.joints - quat_rotate(rotation, self.joints)
-        local = dual_quat(rotation, shift)
-        return compose(local, tuple(self.parents.tolist())) if self.joined else local
+        return compose(dual_quat(rotation, shift), tuple(self.parents.tolist()))
 
     def skin_logits(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "b n"]:
         """Unnormalised log skinning weights, bone-major; one matrix product instead of a [b n 3] intermediate."""
@@ -132,9 +135,10 @@ class BoneMotion(nn.Module):
     def carried(
         self, bones: Float[Tensor, "b 8"], means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"]
     ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"], Float[Tensor, "n 4"]]:
-        """`skin` with this motion's own weights; the native kernel computes them on its way."""
+        """Moved means and quats, and each surfel's own rotation; the native kernel computes weights on its way."""
         if not native.serves(means):
-            return skin(self.skin_logits(means), bones, means, quats)
+            weights = torch.softmax(self.skin_logits(means), 0).T
+            return move(blend_dual_quats(bones.expand(len(means), -1, -1), weights), means, quats)
         precisions = (-2 * self.log_extents).exp()
         moved, spun, turned = skin_gaussian(self.centers, precisions, bones, means, quats, turned=True)
         return moved, spun, turned
@@ -164,41 +168,24 @@ class BoneMotion(nn.Module):
 
 def compose(local: Float[Tensor, "s b 8"], parents: tuple[int, ...]) -> Float[Tensor, "s b 8"]:
     """Motions along a tree: each bone's own motion, then its parent's, up to the root (parent -1)."""
-    levels, ups, order = _levels(parents)
-    right = dual_quat_right(local)
-    done = local[:, levels[0]]
-    for level, up in zip(levels[1:], ups, strict=True):
-        done = torch.cat([done, (right[:, level] @ done[:, up, :, None])[..., 0]], 1)
-    return done[:, order]
+    right, done = dual_quat_right(local), list(local.unbind(1))
+    for bone in _tree(parents)[1].tolist():
+        if parents[bone] >= 0:
+            done[bone] = (right[:, bone] @ done[parents[bone]][..., None])[..., 0]
+    return torch.stack(done, 1)
 
 
 @functools.lru_cache(maxsize=8)
-def _levels(parents: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """Bones by their depth; of each but the first level its parents' places among the shallower bones; and each bone's
-    place when all levels follow each other. Raises ValueError where the parents run in a circle."""
-    levels = [[b for b, parent in enumerate(parents) if parent < 0]]
-    flat, ups = list(levels[0]), []
-    while levels[-1]:
-        above = set(levels[-1])
-        level = [b for b, parent in enumerate(parents) if parent in above]
-        ups.append([flat.index(parents[b]) for b in level])
-        levels.append(level)
-        flat += level
-    if len(flat) != len(parents):
+def _tree(parents: tuple[int, ...]) -> tuple[Int[Tensor, "b"], Int[Tensor, "b"]]:
+    """Parents, and an order in which each bone follows its own, int32. Raises ValueError where they run in a circle."""
+    order: list[int] = []
+    level = {-1}
+    while level:
+        level = {bone for bone, parent in enumerate(parents) if parent in level}
+        order += sorted(level)
+    if len(order) != len(parents):
         raise ValueError("the bones' parents run in a circle")
-    place = torch.tensor([flat.index(b) for b in range(len(parents))])
-    return [torch.tensor(level) for level in levels[:-1]], [torch.tensor(up) for up in ups[:-1]], place
-
-
-def skin(
-    logits: Float[Tensor, "b n"], bones: Float[Tensor, "b 8"], means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"]
-) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 4"], Float[Tensor, "n 4"]]:
-    """Moved means and quats, and each surfel's own rotation; by the native kernel where it is built, else by torch."""
-    if native.serves(means):
-        moved, spun, turned = native.skin(logits, bones, means, quats, turned=True)
-        return moved, spun, turned
-    blend = blend_dual_quats(bones.expand(means.shape[0], -1, -1), torch.softmax(logits, 0).T)
-    return move(blend, means, quats)
+    return torch.tensor(parents, dtype=torch.int32), torch.tensor(order, dtype=torch.int32)
 
 
 def octaves(frames: int) -> int:

@@ -11,7 +11,7 @@ from fourdgen.fit import losses
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
 from fourdgen.geometry.transforms import dual_quat, quat_exp, quat_from_matrix, quat_multiply, quat_rotate
 from fourdgen.render import pick
-from fourdgen.scene.bones import skin
+from fourdgen.scene.motion import blend_dual_quats, move
 from fourdgen.scene.surfels import normal_axis
 
 RADIUS, COUNT = 0.35, 900
@@ -37,9 +37,10 @@ def bones() -> torch.Tensor:
     return dual_quat(turns, shift + MIDDLES - quat_rotate(turns, MIDDLES))
 
 
-def logits(means: torch.Tensor) -> torch.Tensor:
-    """[b n]: every surfel follows its own sphere's bone."""
-    return -100 * torch.cdist(MIDDLES, means)
+def warped(means: torch.Tensor, quats: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every surfel follows its own sphere's bone."""
+    weights = torch.softmax(-100 * torch.cdist(means, MIDDLES), 1)
+    return move(blend_dual_quats(bones().expand(len(means), -1, -1), weights), means, quats)[:2]
 
 
 def cameras() -> Cameras:
@@ -48,7 +49,7 @@ def cameras() -> Cameras:
 
 
 def loss_of(means: torch.Tensor, quats: torch.Tensor) -> torch.Tensor:
-    moved, spun, _ = skin(logits(means), bones(), means, quats)
+    moved, spun = warped(means, quats)
     sigma = torch.full((len(means), 2), 0.75 * math.sqrt(4 * math.pi / COUNT) * RADIUS)
     opacity, colors = torch.full((len(means),), 0.9), torch.zeros(len(means), 3)
     total = torch.zeros(())
@@ -62,7 +63,7 @@ def loss_of(means: torch.Tensor, quats: torch.Tensor) -> torch.Tensor:
 def seen() -> torch.Tensor:
     """Surfels that the cameras see well, of the true spheres."""
     means, _, quats = spheres()
-    moved, spun, _ = skin(logits(means), bones(), means, quats)
+    moved, spun = warped(means, quats)
     sigma = torch.full((len(means), 2), 0.01)
     flat = torch.zeros(len(means), 3)
     out = pick("auto", "cpu")(moved, spun, sigma, torch.full((len(means),), 0.9), flat, cameras(), weights=True)

@@ -45,6 +45,14 @@ def bones(count: int = 6, moving: bool = False, seed: int = 0) -> BoneMotion:
     return motion
 
 
+@pytest.fixture(params=["native", "torch"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once with the kernels, once without."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "serves", lambda tensor: False)
+
+
+@pytest.mark.usefixtures("either")
 def test_untrained_motion_is_exactly_no_motion() -> None:
     surfels = sphere()
     warped = bones().warp(surfels, "a", 0.37)
@@ -76,13 +84,32 @@ def test_blending_ignores_the_sign_of_a_bone() -> None:
 def test_native_and_torch_blending_agree() -> None:
     surfels, motion = sphere(), bones(moving=True)
     dq = motion.dual_quats("a", torch.tensor([0.4]))[0].detach()
-    logits = motion.skin_logits(surfels.means).detach()
-    means, quats, turned = native.skin(logits, dq, surfels.means, surfels.quats, turned=True)
-    weights = torch.softmax(logits, 0).T
+    means, quats, turned = (t.detach() for t in motion.carried(dq, surfels.means, surfels.quats))
+    weights = torch.softmax(motion.skin_logits(surfels.means).detach(), 0).T
     plain = apply_blend(surfels, blend_dual_quats(dq.expand(len(weights), -1, -1), weights))
     assert torch.allclose(means, plain.means, atol=1e-5)
     assert torch.allclose(quat_to_matrix(quats), quat_to_matrix(plain.quats), atol=1e-5)
     assert torch.allclose(quat_to_matrix(turned), quat_to_matrix(plain.turned), atol=1e-5)
+
+
+@pytest.mark.skipif(not native.available(), reason="the native kernel is not built here")
+@pytest.mark.parametrize("tree", [False, True])
+@pytest.mark.parametrize("size", [0.7, 1e-4])
+def test_native_and_torch_poses_and_their_gradients_agree(
+    tree: bool, size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    motion, g = hung() if tree else bones(), torch.Generator().manual_seed(5)
+    twists, grad = size * torch.randn(3, 6, 6, generator=g), torch.randn(3, 6, 8, generator=g)
+
+    def posed(dtype: torch.dtype) -> list[torch.Tensor]:
+        leaf = twists.to(dtype).requires_grad_(True)
+        out = motion.to(dtype).pose(leaf)
+        return [out.detach(), *torch.autograd.grad(out, [leaf, motion.joints], grad.to(dtype))]
+
+    ours = posed(torch.float32)
+    monkeypatch.setattr(native, "serves", lambda tensor: False)
+    for a, b in zip(ours, posed(torch.float64), strict=True):
+        assert float((a - b).norm()) <= 1e-6 * float(b.norm())
 
 
 def test_written_motion_is_the_model_at_its_samples_when_all_bones_are_kept() -> None:
@@ -159,11 +186,13 @@ def hung(seed: int = 0) -> BoneMotion:
     return motion
 
 
+@pytest.mark.usefixtures("either")
 def test_a_tree_without_twists_is_no_motion() -> None:
     still = torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0]).expand(2, 6, 8)
     assert torch.allclose(hung().pose(torch.zeros(2, 6, 6)), still, atol=1e-6)
 
 
+@pytest.mark.usefixtures("either")
 def test_a_bone_is_carried_by_its_parents_up_to_the_root() -> None:
     motion, g = hung(), torch.Generator().manual_seed(3)
     twists = 0.7 * torch.randn(3, 6, 6, generator=g)
@@ -177,6 +206,7 @@ def test_a_bone_is_carried_by_its_parents_up_to_the_root() -> None:
     assert torch.allclose(rigid(quat_to_matrix(turn), shift)[:, 3], expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("either")
 def test_a_joint_holds_while_its_bone_turns() -> None:
     motion, g = hung(), torch.Generator().manual_seed(4)
     twists = torch.cat([torch.randn(1, 6, 3, generator=g), torch.zeros(1, 6, 3)], -1)
@@ -190,6 +220,10 @@ def test_a_joint_holds_while_its_bone_turns() -> None:
 def test_parents_in_a_circle_are_refused() -> None:
     with pytest.raises(ValueError, match="circle"):
         compose(torch.zeros(1, 3, 8), (-1, 2, 1))
+    motion = bones(3)
+    motion.hang(torch.tensor([-1, 2, 1]), motion.joints)
+    with pytest.raises(ValueError, match="circle"):
+        motion.pose(torch.zeros(1, 3, 6))
 
 
 def test_acceleration_does_not_depend_on_the_frame_rate() -> None:
