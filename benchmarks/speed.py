@@ -209,7 +209,7 @@ class Step:
         loss = loss + 0.5 * (out.alpha.squeeze(0) - self.mask).abs().mean()
         loss.backward()
         self.model.optimizer.step()
-        self.model.optimizer.zero_grad(set_to_none=True)
+        self.model.optimizer.zero_grad()
 
     def parts(self, case: Case, threads: int) -> dict[str, Callable[[], object]]:
         """The step, and what it consists of, each by itself with gradients of the same tensors."""
@@ -234,7 +234,7 @@ class Step:
             for t in tensors:
                 t.grad = grads[t]
             self.model.optimizer.step()
-            self.model.optimizer.zero_grad(set_to_none=True)
+            self.model.optimizer.zero_grad()
 
         grads = {t: torch.randn_like(t) for t in tensors}
 

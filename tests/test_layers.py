@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "fourdgen"
 FLOORS = {
     "fourdgen": 0,  # only the lazy names of the package itself
     "fourdgen.report": 0,
+    "fourdgen.adam": 1,
     "fourdgen.config": 1,
     "fourdgen.workspace": 1,
     "fourdgen.native": 1,

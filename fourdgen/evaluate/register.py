@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from fourdgen.adam import Adam
 from fourdgen.evaluate.truth import View
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3, rigid, so3_exp
@@ -62,7 +63,7 @@ def register(
     for level in levels:
         groups = _groups(scene, views, level.side)
         correction = torch.zeros(7, requires_grad=True)  # rotation vector, shift in radii, log scale
-        optimizer = torch.optim.Adam([correction], lr=level.rate, betas=(0.9, 0.95))
+        optimizer = Adam([{"params": [correction], "lr": level.rate}], betas=(0.9, 0.95))
         order = torch.Generator().manual_seed(0)
         begin = candidates[-1]
         tail = []

@@ -162,7 +162,7 @@ def train(
         loss.backward()
         model.optimizer.step()
         growth.after_backward(model)
-        model.optimizer.zero_grad(set_to_none=True)
+        model.optimizer.zero_grad()
         progress.step += 1
 
         if progress.step % config.densify_every == 0 and done < 0.75:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fourdgen.adam import Adam
 from fourdgen.data.records import ClipTrack
 from fourdgen.fit.hull import Seeds, facing_quats, seed_log_scale
 from fourdgen.geometry.transforms import rigid, so3_exp
@@ -96,7 +97,7 @@ class Model:
         if corrections is not None:
             groups.append({"params": list(corrections.twists), "base": rates.poses, "name": "poses"})
             groups.append({"params": [corrections.log_focal], "base": rates.focal, "name": "focal"})
-        self.optimizer = torch.optim.Adam(groups, lr=0.0, eps=1e-15, fused=True)
+        self.optimizer = Adam([{**group, "lr": 0.0} for group in groups], eps=1e-15)
 
     @staticmethod
     def from_seeds(
@@ -149,8 +150,8 @@ class Model:
     def start_refinement(self) -> None:
         """From here on there is a refined branch; first it is the plain one (docs/method.md section 6)."""
         self.p["refinement"] = torch.zeros(len(self), 5, requires_grad=True)
-        group = {"params": [self.p["refinement"]], "base": Rates().refinement, "name": "refinement"}
-        self.optimizer.add_param_group(group)
+        group = {"params": [self.p["refinement"]], "base": Rates().refinement, "name": "refinement", "lr": 0.0}
+        self.optimizer.param_groups.append(group)
 
     def set_rates(self, factor: Callable[[str], float]) -> None:
         """Each group's rate = its start times factor(name)."""

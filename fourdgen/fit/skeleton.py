@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from fourdgen.adam import Adam
 from fourdgen.geometry.transforms import (
     nearest_rotation,
     quat_conjugate,
@@ -188,11 +189,11 @@ def distil(motion: BoneMotion, targets: Mapping[str, Float[Tensor, "t b 6"]], ge
     features = torch.cat([part for part, _ in inputs])
     codes = torch.cat([torch.full((len(part),), code) for part, code in inputs])
     target = torch.cat(list(targets.values())).flatten(1)
-    optimizer = torch.optim.Adam([motion.code, *motion.net.parameters()], lr=DISTIL_RATE)
+    optimizer = Adam([{"params": [motion.code, *motion.net.parameters()], "lr": DISTIL_RATE}])
     for step in range(DISTIL_STEPS):
         optimizer.param_groups[0]["lr"] = DISTIL_RATE * (1 - 0.95 * step / DISTIL_STEPS)
         error = F.mse_loss(motion.net(torch.cat([features, motion.code[codes]], 1)), target)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         error.backward()
         optimizer.step()
     return float(error.detach() / (target**2).mean().clamp_min(1e-9))

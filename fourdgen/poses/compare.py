@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen import native
+from fourdgen.adam import Adam
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import rigid, so3_exp
 from fourdgen.poses.level import tilt
@@ -203,7 +204,7 @@ class Fit:
         place = (self.place.detach() / unit).requires_grad_()
         groups.append(([place], 1.0))
         active = [{"params": params, "lr": rate, "first": rate} for params, rate in groups if rate > 0]
-        optimizer = torch.optim.Adam(active, betas=(0.9, 0.98), fused=True)
+        optimizer = Adam(active, betas=(0.9, 0.98))
         every = [p for params, rate in groups if rate > 0 for p in params]
         for step in range(steps):
             factor = max(0.1, 1 - step / steps) if decay else 1.0

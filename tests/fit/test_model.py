@@ -104,7 +104,7 @@ def test_a_saved_model_goes_on_exactly_where_it_was(tmp_path) -> None:
         for _ in range(count):
             (m.p["means"] ** 2).sum().backward()
             m.optimizer.step()
-            m.optimizer.zero_grad(set_to_none=True)
+            m.optimizer.zero_grad()
 
     m = model(corrections=True)
     m.set_rates(lambda name: 1.0)
