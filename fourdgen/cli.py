@@ -220,6 +220,9 @@ def export(
     up: Annotated[str | None, typer.Option(metavar="y|z", help="Axis that points up. [default: the format's]")] = None,
     scale: Annotated[float, typer.Option(help="Lengths are multiplied by this.")] = 1.0,
     origin: Annotated[str, typer.Option(metavar="feet|centre|input", help="What is at 0 (input: your cameras')")] = "",
+    faces: Annotated[int, typer.Option(help="Meshes: about this many triangles at most. [default: all]")] = 0,
+    texture: Annotated[int, typer.Option(metavar="SIZE", help="glb: a baked texture, not vertex colours.")] = 0,
+    fit_texture: Annotated[bool, typer.Option("--fit-texture", help="Sharpen it by nvdiffrast (CUDA).")] = False,
     compress: Annotated[bool, typer.Option("--compress", help="The whole asset, but small (a .sog).")] = False,
     list_formats: Annotated[
         bool, typer.Option("--list", callback=_formats, is_eager=True, help="Print the formats and what each loses.")
@@ -253,9 +256,9 @@ def export(
             clip=clip, frames=frames, fps=fps, time=time, speed=speed, crop_confidence=crop_confidence, up=up,
             scale=scale, origin=origin,
         )  # fmt: skip
-        report.places["output"] = exports.export(
-            scene, output, "compressed" if compress else format, adapt, report, device=pick_device(device)
-        )
+        name = "compressed" if compress else format
+        mesh = exports.MeshOptions(faces, texture, fit_texture)
+        report.places["output"] = exports.export(scene, output, name, adapt, report, pick_device(device), mesh)
 
 
 @app.command()

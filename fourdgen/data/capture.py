@@ -148,9 +148,14 @@ def write_png(path: Path, picture: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarr
 
     Raises OSError where the disk is full; cv2.imwrite would leave half a file and say that all is well.
     """
+    path.write_bytes(png_bytes(picture, level))
+
+
+def png_bytes(picture: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w"], level: int = 1) -> bytes:
+    """The PNG of RGB, RGBA or one channel, compressed at `level`."""
     if picture.ndim == 3:  # OpenCV wants blue first
         picture = np.ascontiguousarray(picture[..., [2, 1, 0, 3][: picture.shape[2]]])
-    path.write_bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes())
+    return bytes(cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes())
 
 
 def save_capture(capture: Capture, folder: Path) -> None:

@@ -8,11 +8,11 @@ coordinates that it finds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from fourdgen.playback import writers
-from fourdgen.playback.writers import Setup
+from fourdgen.playback.writers import MeshOptions, Setup
 from fourdgen.report import FourdgenError, Reporter, Silent, table
 from fourdgen.scene import files
 from fourdgen.scene.adapt import Adapt, adapted
@@ -25,7 +25,7 @@ class Format:
     """`extension` picks the format where no name is given; "" : by name only, into a folder; None: by name only.
 
     `up`: the axis that points up where `--up` says nothing: -y (the root frame's, and the custom of splat files), y, z;
-    "": it shows the subject upright by itself, and `--up` means nothing.
+    "": it shows the subject upright by itself, and `--up` means nothing. `takes`: which of MeshOptions it heeds.
     """
 
     name: str
@@ -34,9 +34,11 @@ class Format:
     loses: str
     write: Callable[[Path, Scene4D, Setup], None]
     up: str = "-y"
+    takes: tuple[str, ...] = ()
 
 
 ROOT_UP = "-y"
+PLAIN = MeshOptions()
 _SURFACE = "softness, transparency, view-dependent colour; fine strands close up"
 _MOMENT = "all motion but one moment (--time)"
 FORMATS = (
@@ -51,15 +53,16 @@ FORMATS = (
     Format("html", ".html", "a page that plays the asset in a browser, offline",
            "cameras; bytes for colour and confidence, 16 bits for rotation and size", writers.write_html, up=""),
     Format("glb", ".glb", "a skinned mesh with an animation for each clip (glTF 2.0)",
-           f"{_SURFACE}; bones blend linearly (the difference is printed)", writers.write_glb, up="y"),
+           f"{_SURFACE}; bones blend linearly (the difference is printed)", writers.write_glb, up="y",
+           takes=("faces", "texture", "fit_texture")),
     Format("usd", ".usdc", "the same as a UsdSkel mesh", f"{_SURFACE}; bones blend linearly",
-           writers.write_usd, up="y"),
+           writers.write_usd, up="y", takes=("faces",)),
     Format("usdz", ".usdz", "the same in one package, for AR viewers", f"{_SURFACE}; bones blend linearly",
-           writers.write_usd, up="y"),
+           writers.write_usd, up="y", takes=("faces",)),
     Format("obj-seq", "", "a folder with a mesh (OBJ) for every frame of one clip, same faces in all",
-           f"{_SURFACE}; all other clips", writers.write_obj_sequence, up="y"),
+           f"{_SURFACE}; all other clips", writers.write_obj_sequence, up="y", takes=("faces",)),
     Format("mesh-seq", "", "the same as binary PLY", f"{_SURFACE}; all other clips",
-           writers.write_mesh_sequence, up="y"),
+           writers.write_mesh_sequence, up="y", takes=("faces",)),
     Format("glb-splats", None, "Gaussian splats of one moment in glTF, .glb (KHR_gaussian_splatting)", _MOMENT,
            writers.write_glb_splats, up="y"),
     Format("usd-splats", None, "moving Gaussian splats in USD, .usdc or .usdz (ParticleField3DGaussianSplat)",
@@ -104,10 +107,12 @@ def export(
     adapt: Adapt | None = None,
     report: Reporter = Silent(),
     device: str = "cpu",
+    mesh: MeshOptions = PLAIN,
 ) -> Path:
     """Writes a scene, or that of a file, in a format; returns the output. All that is wrong with the options is said
     before the scene is read. Raises FourdgenError where the scene has no such clip, time or frames, too."""
     row = choose(output, name)
+    _check_mesh(row, mesh)
     adapt = adapt or Adapt()
     check_adapt(adapt)
     if isinstance(scene, Path):
@@ -121,7 +126,21 @@ def export(
     if row.up == "":
         adapt = replace(adapt, up=None)
     placed = bool(adapt.up or adapt.origin or adapt.scale != 1)
-    row.write(
-        output, adapted(scene, adapt, row.up or ROOT_UP), Setup(report, device, placed, adapt.up or row.up or ROOT_UP)
-    )
+    setup = Setup(report, device, placed, adapt.up or row.up or ROOT_UP, mesh)
+    row.write(output, adapted(scene, adapt, row.up or ROOT_UP), setup)
     return output
+
+
+def _check_mesh(row: Format, mesh: MeshOptions) -> None:
+    """Raises FourdgenError for options of a mesh that make no sense, or not in this format."""
+    for option in fields(mesh):
+        if getattr(mesh, option.name) != option.default and option.name not in row.takes:
+            able = ", ".join(other.name for other in FORMATS if option.name in other.takes)
+            flag = option.name.replace("_", "-")
+            raise FourdgenError(f"--{flag} means nothing to the format {row.name}", f"formats that take it: {able}")
+    if mesh.faces and mesh.faces < 100:
+        raise FourdgenError(f"--faces {mesh.faces}: too few for a subject", "give 100 or more")
+    if mesh.texture and not 64 <= mesh.texture <= 8192:
+        raise FourdgenError(f"--texture {mesh.texture}: not a texture size", "give 64 to 8192, such as 1024")
+    if mesh.fit_texture and not mesh.texture:
+        raise FourdgenError("--fit-texture needs a texture", "give --texture 1024 as well")

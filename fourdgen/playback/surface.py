@@ -20,6 +20,7 @@ from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.scene.files import extent
 from fourdgen.scene.mesh import SkinnedMesh, compact, large_parts, skinned_like, surface_nets
 from fourdgen.scene.scene4d import Scene4D
+from fourdgen.scene.simplify import load_open3d, simplified
 from fourdgen.scene.surfels import Surfels, refined, rgb_from_sh
 
 OUTLINES = 3  # views outside whose outlines a point must lie to be cut away: one or two may have a hole
@@ -34,6 +35,7 @@ class SurfaceConfig:
     size: int = 384  # pixels of a view
     reach: float = 5.0  # cells over which a measured depth says something
     smallest: float = 0.02  # parts with less than this share of the largest part's faces are left out
+    faces: int = 0  # at most about this many triangles (by open3d); 0: as many as there are
 
 
 @torch.no_grad()
@@ -45,10 +47,13 @@ def surface(
 ) -> SkinnedMesh:
     """The mesh of the canonical state, with colours, and skinning weights taken over from the surfels beside it.
 
-    Raises FourdgenError where the surfels are too thin or too clear to have a surface.
+    Raises FourdgenError where the surfels are too thin or too clear to have a surface, and where fewer faces are asked
+    for and open3d is not installed.
     """
+    if config.faces:
+        load_open3d()  # or say so before the work
     rest = replace(refined(scene.surfels), turned=None)
-    cameras, low, cell, shape = _around(rest, config)
+    cameras, low, cell, shape = around(rest, config)
     grid = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij"), -1).reshape(-1, 3)
     points = low + grid.float() * cell
     total, weight = torch.zeros(len(points)), torch.zeros(len(points))
@@ -58,9 +63,10 @@ def surface(
     for number in range(len(cameras)):
         camera = cameras[number]
         out = draw(rest, camera, rasterizer=rasterizer)
-        solid = (out.alpha[0] > 0.5) & (out.median[0] > 0)
-        depth = torch.where(solid, out.median[0], torch.inf)
-        pictures.append((out.rgb[0] / out.alpha[0, ..., None].clamp_min(1e-6), depth))
+        picture = _picture(out)
+        pictures.append(picture)
+        depth = picture[1]
+        solid = depth.isfinite()
         (ahead, slant, beside, z), inside = _looked_up(camera, points, depth, _slants(camera, out), _distances(solid))
         # Distances to the surface's plane, not along the ray, and to the outline where the ray meets nothing: they
         # are true near the surface, and what a grazing ray says does not outweigh what one from ahead says.
@@ -85,14 +91,16 @@ def surface(
     if len(faces) == 0:
         raise FourdgenError("the surfels have no surface: they are too thin or too clear", "export splats instead")
     nets, faces = compact(nets, large_parts(faces, len(nets), config.smallest))
+    if config.faces:
+        nets, faces = simplified(nets, faces, config.faces)
     vertices = (low + torch.from_numpy(nets).float() * cell).contiguous()
     mesh = SkinnedMesh(vertices, torch.from_numpy(faces), torch.zeros_like(vertices))
     ids, weights = skinned_like(rest, vertices)
-    colors = _colors(mesh, rest, cameras, pictures, cell)
+    colors = colors_at(vertices, mesh.normals(), rest, cameras, pictures, cell)
     return replace(mesh, colors=colors, bone_ids=ids, bone_weights=weights)
 
 
-def _around(surfels: Surfels, config: SurfaceConfig) -> tuple[Cameras, Float[Tensor, "3"], float, tuple[int, int, int]]:
+def around(surfels: Surfels, config: SurfaceConfig) -> tuple[Cameras, Float[Tensor, "3"], float, tuple[int, int, int]]:
     """Cameras all around, and the field: its lowest corner, the size of a cell, and how many there are each way."""
     center, radius = extent(surfels)
     solid = (torch.sigmoid(surfels.opacity) > 0.1) & ((surfels.means - center).norm(dim=1) < 1.3 * radius)
@@ -191,24 +199,54 @@ def _looked_up(
     return [depth[y, x] - z[0], *(picture[y, x] for picture in pictures), z[0]], inside
 
 
-def _colors(
-    mesh: SkinnedMesh, surfels: Surfels, cameras: Cameras, pictures: list[tuple[Tensor, Tensor]], cell: float
-) -> Float[Tensor, "v 3"]:
-    """Colours of the vertices: the mean of the pictures that see them, those that look straight at them first; of the
-    nearest surfel where none does."""
+Picture = tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w"]]  # straight colours, median depth (inf: nothing there)
+
+
+def _picture(out: RenderOut) -> Picture:
+    solid = (out.alpha[0] > 0.5) & (out.median[0] > 0)
+    return out.rgb[0] / out.alpha[0, ..., None].clamp_min(1e-6), torch.where(solid, out.median[0], torch.inf)
+
+
+def pictures_of(
+    surfels: Surfels, cameras: Cameras, rasterizer: Rasterizer, report: Reporter, stage: str
+) -> list[Picture]:
+    """What each camera sees of surfels."""
+    pictures = []
+    for number in range(len(cameras)):
+        pictures.append(_picture(draw(surfels, cameras[number], rasterizer=rasterizer)))
+        report.emit("step", stage=stage, step=number + 1, total=len(cameras))
+    return pictures
+
+
+def colors_at(
+    points: Float[Tensor, "n 3"],
+    normals: Float[Tensor, "n 3"],
+    surfels: Surfels,
+    cameras: Cameras,
+    pictures: list[Picture],
+    cell: float,
+    sharp: float = 4.0,
+) -> Float[Tensor, "n 3"]:
+    """Colours of points on the surface: the mean of the pictures that see them (to two cells in depth), weighted by the
+    cosine of the view to the power of `sharp`; of the nearest surfel where none does."""
     from scipy.spatial import cKDTree
 
-    normals = mesh.normals()
-    total, weight = torch.zeros_like(mesh.vertices), torch.zeros(len(mesh.vertices), 1)
+    total, weight = torch.zeros_like(points), torch.zeros(len(points), 1)
     for number, (rgb, depth) in enumerate(pictures):
         camera = cameras[number]
-        (ahead, _), inside = _looked_up(camera, mesh.vertices, depth)
-        towards = torch.nn.functional.normalize(camera.centers()[0] - mesh.vertices, dim=1)
-        facing = (normals * towards).sum(1).clamp_min(0) ** 4
-        share = (facing * (inside & (ahead.abs() < 2 * cell)))[:, None]
-        x, y = camera.project(mesh.vertices)[0][0].floor().long().unbind(-1)
-        total += share * rgb[y.clamp(0, camera.size[1] - 1), x.clamp(0, camera.size[0] - 1)]
-        weight += share
-    _, nearest = cKDTree(surfels.means.numpy()).query(mesh.vertices.numpy())
+        towards = torch.nn.functional.normalize(camera.centers()[0] - points, dim=1)
+        ahead = (normals * towards).sum(1)
+        index = (ahead > 0.1).nonzero()[:, 0]  # the others would weigh next to nothing
+        near = points[index]
+        (gap, _), inside = _looked_up(camera, near, depth)
+        share = (ahead[index] ** sharp * (inside & (gap.abs() < 2 * cell)))[:, None]
+        scale = 2 / torch.tensor(camera.size)
+        at = camera.project(near)[0][0] * scale - 1
+        seen = torch.nn.functional.grid_sample(
+            rgb.permute(2, 0, 1)[None], at[None, None], padding_mode="border", align_corners=False
+        )
+        total.index_add_(0, index, share * seen[0, :, 0].T)
+        weight.index_add_(0, index, share)
+    _, nearest = cKDTree(surfels.means.numpy()).query(points.numpy())
     beside = rgb_from_sh(surfels.sh[:, :1])[torch.from_numpy(nearest)]
     return torch.where(weight > 1e-3, total / weight.clamp_min(1e-9), beside).clamp(0, 1)

@@ -8,7 +8,8 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from fourdgen.playback.surface import surface
+from fourdgen.playback.surface import SurfaceConfig, surface
+from fourdgen.playback.texture import baked, load_nvdiffrast
 from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import Reporter, Silent
 from fourdgen.scene import compressed, files
@@ -22,6 +23,15 @@ from fourdgen.scene.whole import whole_file
 
 
 @dataclass(frozen=True)
+class MeshOptions:
+    """What is asked of a mesh."""
+
+    faces: int = 0  # at most about this many triangles; 0: as many as there are
+    texture: int = 0  # side of a texture in texels; 0: colours at the vertices
+    fit_texture: bool = False  # fit the texture by nvdiffrast (CUDA)
+
+
+@dataclass(frozen=True)
 class Setup:
     """What a format may need besides the scene: whom to tell, and where to compute."""
 
@@ -29,6 +39,7 @@ class Setup:
     device: str = "cpu"
     placed: bool = False  # the user asked for axes, a scale or an origin
     up: str = "-y"  # the axis that points up in the scene as it is given
+    mesh: MeshOptions = MeshOptions()
 
 
 def write_scene(path: Path, scene: Scene4D, setup: Setup) -> None:
@@ -74,8 +85,14 @@ def write_sog(path: Path, scene: Scene4D, setup: Setup) -> None:
 
 
 def write_glb(path: Path, scene: Scene4D, setup: Setup) -> None:
+    if setup.mesh.fit_texture:
+        load_nvdiffrast()  # or say so before the work
     mesh, centers, animations = _animated(scene, setup)
-    gltf.write_glb(path, mesh, centers, animations)
+    texture = None
+    if setup.mesh.texture:
+        rasterizer = rasterizer_on(setup.device)
+        texture = baked(mesh, scene, rasterizer, setup.mesh.texture, fit=setup.mesh.fit_texture, report=setup.report)
+    gltf.write_glb(path, mesh, centers, animations, texture)
 
 
 def write_usd(path: Path, scene: Scene4D, setup: Setup) -> None:
@@ -101,7 +118,8 @@ def write_mesh_sequence(path: Path, scene: Scene4D, setup: Setup) -> None:
 
 
 def _surface(scene: Scene4D, setup: Setup) -> SkinnedMesh:
-    return surface(scene, rasterizer_on(setup.device), report=setup.report)
+    config = SurfaceConfig(faces=setup.mesh.faces)
+    return surface(scene, rasterizer_on(setup.device), config, report=setup.report)
 
 
 def _animated(scene: Scene4D, setup: Setup) -> tuple[SkinnedMesh, Float[Tensor, "b 3"] | None, dict[str, JointMotion]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from fourdgen.scene.motion import Motion, SampledBones, blend_dual_quats, move
@@ -47,6 +47,27 @@ class SkinnedMesh:
         lengths = total.norm(dim=1, keepdim=True)
         up = total.new_tensor([0.0, 1.0, 0.0])
         return torch.where(lengths > 1e-20, total / lengths.clamp_min(1e-20), up)
+
+
+@dataclass(frozen=True)
+class Texture:
+    """picture: sRGB bytes; uv: where the corners of a mesh's faces lie in it (0..1, origin at the top left)."""
+
+    picture: UInt8[np.ndarray, "h w 3"]
+    uv: Float[Tensor, "f 3 2"]
+
+
+def unwelded(mesh: SkinnedMesh) -> tuple[SkinnedMesh, Float[Tensor, "v 3"]]:
+    """The mesh with three vertices of its own for every face, and their normals, which stay smooth."""
+    corner = mesh.faces.long().reshape(-1)
+    apart = SkinnedMesh(
+        mesh.vertices[corner],
+        torch.arange(len(corner)).reshape(-1, 3),
+        mesh.colors[corner],
+        None if mesh.bone_ids is None else mesh.bone_ids[corner],
+        None if mesh.bone_weights is None else mesh.bone_weights[corner],
+    )
+    return apart, mesh.normals()[corner]
 
 
 def skinned_like(

@@ -21,13 +21,13 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from fourdgen.geometry.camera import Cameras
-from fourdgen.playback.exports import export
+from fourdgen.playback.exports import MeshOptions, export
 from fourdgen.render import draw
 from fourdgen.scene.adapt import Adapt, adapted
 from fourdgen.scene.scene4d import Scene4D
 from tests.external.chromium import Browser, Page
 from tests.external.conftest import HERE, missing
-from tests.external.test_readers import splat_transform
+from tests.external.test_readers import program, splat_transform
 from tests.toy import toy_scene
 
 SPLATS = "KHR_gaussian_splatting"
@@ -173,6 +173,27 @@ def test_three_plays_it_with_our_silhouettes_and_colours(page: Page, scene: Scen
         print(f"clip {clip} frame {frame}: IoU {overlap:.3f}, colours differ by {difference:.3f}")
         assert overlap >= 0.9
         assert difference < 0.08  # stripes of the toy are finer than the mesh; a wrong colour space is off by 0.15
+
+
+def test_a_light_mesh_with_a_texture_is_valid_and_looks_the_same(
+    browser: Browser, scene: Scene4D, tmp_path: Path
+) -> None:
+    """A tenth of the triangles (open3d), colours in a texture: outlines and colours in three.js as above."""
+    program("open3d")
+    path = tmp_path / "light.glb"
+    export(scene, path, mesh=MeshOptions(faces=3000, texture=512))
+    assert complaints(path)["numWarnings"] == 0
+    mesh = trimesh.load(path, force="mesh", process=False)
+    assert 2000 < len(mesh.faces) <= 3000
+    with server_of(path, "three.html") as address:
+        page = browser.page()
+        page.goto(address)
+        page.wait("window.clips !== undefined")
+        for frame in most_moved(scene, "a", 2):
+            overlap, difference = compared(page, scene, "a", frame)
+            print(f"textured, frame {frame}: IoU {overlap:.3f}, colours differ by {difference:.3f}")
+            assert overlap >= 0.9
+            assert difference < 0.08
 
 
 # --------------------------------------------------------------------------------------------------------------

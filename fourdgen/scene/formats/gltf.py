@@ -1,4 +1,4 @@
-"""glTF 2.0 binary (.glb): a skinned mesh with vertex colours and one animation for each clip.
+"""glTF 2.0 binary (.glb): a skinned mesh with vertex colours or a texture and one animation for each clip.
 
 Written from the Khronos specification. Colours are linear there and sRGB here; the material is unlit, because the
 colours hold the light of the filmed scene already.
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fourdgen.data.capture import png_bytes
 from fourdgen.scene.joints import JointMotion
-from fourdgen.scene.mesh import SkinnedMesh
+from fourdgen.scene.mesh import SkinnedMesh, Texture, unwelded
 from fourdgen.scene.whole import whole_file
 
 _FLOAT, _UINT, _USHORT, _UBYTE = 5126, 5125, 5123, 5121
@@ -51,21 +52,35 @@ class Buffer:
         self.accessors.append(accessor)
         return len(self.accessors) - 1
 
+    def raw(self, data: bytes) -> int:
+        """Number of the new buffer view of bytes that no accessor describes."""
+        self.data += b"\0" * (-len(self.data) % 4)
+        self.views.append({"buffer": 0, "byteOffset": len(self.data), "byteLength": len(data)})
+        self.data += data
+        return len(self.views) - 1
+
 
 def write_glb(
     path: Path,
     mesh: SkinnedMesh,
     centers: torch.Tensor | None = None,
     animations: Mapping[str, JointMotion] | None = None,
+    texture: Texture | None = None,
 ) -> None:
     """Writes the mesh; with `centers` [b 3] (where joints are at rest) and their motions by name, a skinned one that
-    is animated."""
+    is animated. With a `texture` its colours stand there, else at the vertices."""
     buffer = Buffer()
+    normals = mesh.normals()
+    if texture is not None:
+        mesh, normals = unwelded(mesh)
     attributes = {
         "POSITION": buffer.add(mesh.vertices.numpy().astype("<f4"), VERTICES, bounds=True),
-        "NORMAL": buffer.add(mesh.normals().numpy().astype("<f4"), VERTICES),
-        "COLOR_0": buffer.add(_colors(mesh), VERTICES, normalized=True),
+        "NORMAL": buffer.add(normals.numpy().astype("<f4"), VERTICES),
     }
+    if texture is None:
+        attributes["COLOR_0"] = buffer.add(_colors(mesh), VERTICES, normalized=True)
+    else:
+        attributes["TEXCOORD_0"] = buffer.add(texture.uv.reshape(-1, 2).numpy().astype("<f4"), VERTICES)
     faces = buffer.add(mesh.faces.numpy().astype("<u4").reshape(-1), INDICES)
     root: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "fourdgen"},
@@ -83,6 +98,11 @@ def write_glb(
         ],
         "meshes": [{"name": "subject", "primitives": [{"attributes": attributes, "indices": faces, "material": 0}]}],
     }
+    if texture is not None:
+        root["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
+        root["textures"] = [{"source": 0, "sampler": 0}]
+        root["samplers"] = [{"magFilter": 9729, "minFilter": 9729, "wrapS": 33071, "wrapT": 33071}]  # linear, clamped
+        root["images"] = [{"mimeType": "image/png", "bufferView": buffer.raw(png_bytes(texture.picture, 9))}]
     if centers is not None and animations:
         assert mesh.bone_ids is not None and mesh.bone_weights is not None
         weights = _weights(mesh.bone_weights.numpy())
