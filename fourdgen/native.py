@@ -1,4 +1,4 @@
-"""The compiled CPU kernels (csrc/): loading, and autograd functions of the rasterizer and of L1 + D-SSIM.
+"""The compiled CPU kernels (csrc/): loading, and the rasterizer as an autograd function.
 
 Plain C entry points are called through ctypes, so that one wheel serves every Python version. The library is built
 once per instruction set and the best one that the machine runs is loaded; FOURDGEN_ISA=base|avx2|avx512 overrides the
@@ -11,7 +11,7 @@ import ctypes
 import functools
 import os
 import sysconfig
-from ctypes import POINTER, Structure, byref, c_double, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,6 +116,8 @@ def _declare(library: ctypes.CDLL) -> None:
     library.fourdgen_skin_sparse.argtypes = [
         c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_int,
     ]  # fmt: skip
+    library.fourdgen_normals_forward.argtypes = [c_void_p] * 5 + [c_int] * 3 + [c_void_p] + [c_int]
+    library.fourdgen_normals_backward.argtypes = [c_void_p] * 5 + [c_int] * 3 + [c_void_p] * 6 + [c_int]
     library.fourdgen_opaque_bytes.argtypes = [c_void_p] * 3 + [c_int] * 2 + [c_void_p, c_int]
     library.fourdgen_fma.argtypes = [c_int64]
     library.fourdgen_l1_dssim.argtypes = [c_void_p] * 3 + [c_int] * 3 + [c_float] * 2 + [c_void_p] * 2 + [c_int]
@@ -336,45 +338,3 @@ def opaque_bytes(
     inputs = map(_address, (rgb, alpha, background))
     _run("fourdgen_opaque_bytes", *inputs, height, width, _address(out), _thread_count(threads))
     return out
-
-
-class _L1Dssim(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, image: Tensor, target: Tensor, weight: Tensor | None, factors: tuple[float, float, int]
-    ) -> Tensor:
-        l1, dssim, threads = factors
-        grad = torch.empty_like(image) if ctx.needs_input_grad[0] else None
-        pictures, loss = map(_address, (image, target, weight)), c_double()
-        _run("fourdgen_l1_dssim", *pictures, *image.shape, l1, dssim, _address(grad), byref(loss), threads)
-        if grad is not None:
-            ctx.save_for_backward(grad)
-        return image.new_tensor(loss.value)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = ctx.saved_tensors
-        return grad if float(scale) == 1 else grad * scale, None, None, None
-
-
-def l1_dssim(
-    image: Float[Tensor, "c h w"],
-    target: Float[Tensor, "c h w"],
-    weight: Float[Tensor, "h w"] | None = None,
-    l1: float = 0.8,
-    dssim: float = 0.2,
-    threads: int | None = None,
-) -> Float[Tensor, ""]:
-    """sum_p w_p (l1 |x - y| + dssim (1 - SSIM)) / (c sum_p w_p), with a gradient to `image` only.
-
-    SSIM of Wang et al. 2004: a Gaussian window of 11 x 11 pixels (sigma 1.5), zeros outside, values in 0..1. Any size
-    works. Where all weights are 0 the loss is 0. `weight` needs values >= 0.
-    """
-    image, target = _ready(image), _ready(target.detach())
-    weight = None if weight is None else _ready(weight.detach())
-    if image.dim() != 3 or image.shape != target.shape or (weight is not None and weight.shape != image.shape[1:]):
-        raise ValueError(
-            f"shapes do not match: {[None if t is None else tuple(t.shape) for t in (image, target, weight)]}"
-        )
-    return _L1Dssim.apply(image, target, weight, (l1, dssim, _thread_count(threads)))

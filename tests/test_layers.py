@@ -17,6 +17,7 @@ FLOORS = {
     "fourdgen.config": 1,
     "fourdgen.workspace": 1,
     "fourdgen.native": 1,
+    "fourdgen.picture_losses": 1,
     "fourdgen.skinning": 1,
     "fourdgen.weights": 1,
     "fourdgen.geometry": 2,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fourdgen import native
 from fourdgen.geometry.transforms import dual_quat
+from fourdgen.picture_losses import l1_dssim
 from fourdgen.report import FourdgenError
 from fourdgen.scene.motion import blend_dual_quats, move
 from fourdgen.skinning import pose_bones, skin_gaussian, skin_sparse
@@ -29,6 +30,7 @@ SCENE = """
 import sys
 import torch
 from fourdgen import native
+from fourdgen.picture_losses import l1_dssim
 g = torch.Generator().manual_seed(0)
 n = 500
 means = torch.randn(n, 3, generator=g) * 0.4
@@ -40,7 +42,7 @@ pose[0, 2, 3] = 3.0
 K = torch.tensor([[[80.0, 0, 32], [0, 80, 30], [0, 0, 1]]])
 leaves = [t.requires_grad_(True) for t in (means, quats, scales, opacities, colors)]
 out = native.raster(*leaves, pose, K, (64, 60), threads=2)
-loss = native.l1_dssim(out.rgb[0], torch.zeros(3, 60, 64), threads=2) + out.depth.mean()
+loss = l1_dssim(out.rgb[0], torch.zeros(3, 60, 64), threads=2) + out.depth.mean()
 loss.backward()
 torch.save([loss.detach(), *(t.grad for t in leaves)], sys.argv[1])
 maps = {line.split()[-1] for line in open("/proc/self/maps")} if sys.platform == "linux" else set()
@@ -112,7 +114,7 @@ def test_threads_follow_torch_unless_set() -> None:
 def test_tensors_elsewhere_are_refused() -> None:
     elsewhere = torch.zeros(3, 8, 8, device="meta")
     with pytest.raises(ValueError, match="CPU"):
-        native.l1_dssim(elsewhere, elsewhere)
+        l1_dssim(elsewhere, elsewhere)
 
 
 # what a kernel cannot do
@@ -133,6 +135,7 @@ SCARCE = """
 import resource
 import torch
 from fourdgen import native
+from fourdgen.picture_losses import l1_dssim
 from fourdgen.report import FourdgenError
 g = torch.Generator().manual_seed(0)
 means = torch.rand(2000, 3, generator=g) - 0.5 + torch.tensor([0.0, 0, 3])
@@ -142,7 +145,7 @@ def draw(side):
     K = torch.tensor([[[side, 0, side / 2], [0, side, side / 2], [0, 0, 1]]])
     leaves = [t.clone().requires_grad_(True) for t in (means, quats, scales, opacities, colors)]
     rgb = native.raster(*leaves, torch.eye(4)[None], K, (side, side), threads=2).rgb
-    return rgb.detach(), *torch.autograd.grad(native.l1_dssim(rgb[0], torch.zeros(3, side, side), threads=2), leaves)
+    return rgb.detach(), *torch.autograd.grad(l1_dssim(rgb[0], torch.zeros(3, side, side), threads=2), leaves)
 before = draw(64)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 outcomes = set()
@@ -302,7 +305,7 @@ def test_l1_dssim_is_that_of_torch(shape: tuple[int, int, int], weighted: bool) 
     weight = torch.rand(shape[1:], generator=g, dtype=torch.float64) if weighted else torch.ones(shape[1:]).double()
     truth = loss_in_torch(image, target, weight, 0.7, 0.3)
     single = image.detach().float().requires_grad_(True)
-    ours = native.l1_dssim(single, target.float(), weight.float() if weighted else None, l1=0.7, dssim=0.3)
+    ours = l1_dssim(single, target.float(), weight.float() if weighted else None, l1=0.7, dssim=0.3)
     assert abs(float(truth.detach()) - float(ours.detach())) < 1e-6
     (want,) = torch.autograd.grad(truth, image)
     (got,) = torch.autograd.grad(2 * ours, single)
@@ -311,8 +314,8 @@ def test_l1_dssim_is_that_of_torch(shape: tuple[int, int, int], weighted: bool) 
 
 def test_equal_pictures_lose_nothing_and_weight_zero_hides_everything() -> None:
     image = torch.rand(3, 30, 30, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    assert abs(float(native.l1_dssim(image, image).detach())) < 1e-6
-    loss = native.l1_dssim(image, torch.zeros(3, 30, 30), torch.zeros(30, 30))
+    assert abs(float(l1_dssim(image, image).detach())) < 1e-6
+    loss = l1_dssim(image, torch.zeros(3, 30, 30), torch.zeros(30, 30))
     loss.backward()
     assert float(loss.detach()) == 0
     assert image.grad is not None
@@ -325,7 +328,7 @@ def test_l1_dssim_does_not_depend_on_threads() -> None:
     losses, grads = [], []
     for threads in (1, 2, 3):
         image = torch.full((3, 150, 70), 0.4, requires_grad=True)
-        loss = native.l1_dssim(image, target, threads=threads)
+        loss = l1_dssim(image, target, threads=threads)
         loss.backward()
         losses.append(loss.detach())
         grads.append(image.grad)

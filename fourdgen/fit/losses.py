@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fourdgen import native
+from fourdgen import native, picture_losses
 from fourdgen.fit.metrics import ssim
 from fourdgen.geometry.camera import Cameras
 from fourdgen.render import RenderOut, surface_normal
@@ -17,7 +17,7 @@ def photometric(
 ) -> Float[Tensor, ""]:
     """(1 - share) L1 + share (1 - SSIM), over weighted pixels; fused in the native kernel where there is one."""
     if native.serves(image):
-        return native.l1_dssim(image, target, weight, 1 - share, share)
+        return picture_losses.l1_dssim(image, target, weight, 1 - share, share)
     if weight is not None:  # what does not count is taken from the target, so that no window sees a difference there
         image = weight * image + (1 - weight) * target
     scale = 1.0 if weight is None else weight.numel() / float(weight.sum().clamp_min(1))
@@ -29,8 +29,11 @@ def normal_consistency(out: RenderOut, cameras: Cameras) -> Float[Tensor, "v h w
     """1 - n . N where the picture is covered (alpha > 0.5) and N is known, 0 elsewhere.
 
     n is the rendered normal, alpha-weighted; N is that of the surface which the expected depth draws
-    (docs/method.md section 5).
+    (docs/method.md section 5). Fused in the native kernel where there is one.
     """
+    if native.serves(out.depth):
+        normal = out.normal.permute(0, 3, 1, 2)
+        return picture_losses.normal_consistency(out.depth, out.alpha, normal, cameras.cam_from_world, cameras.K)
     surface = surface_normal(out.depth, out.alpha, cameras)
     covered = (out.alpha > 0.5) & (surface.detach().abs().sum(-1) > 0)
     return (1 - (out.normal * surface).sum(-1)) * covered

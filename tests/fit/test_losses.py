@@ -42,6 +42,14 @@ def inside(alpha: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.max_pool2d(1 - alpha[None], 9, 1, 4)[0] == 0
 
 
+@pytest.fixture(params=["native", "torch"])
+def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once with the kernels, once without."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "serves", lambda tensor: False)
+
+
+@pytest.mark.usefixtures("either")
 def test_consistency_is_zero_on_the_truth_and_large_on_a_flat_lie() -> None:
     cameras = camera((200, 160))
     depth, alpha, normal = sphere_depth(cameras)
@@ -51,11 +59,43 @@ def test_consistency_is_zero_on_the_truth_and_large_on_a_flat_lie() -> None:
     assert float(right) < 2e-3 and float(wrong) > 0.1
 
 
+@pytest.mark.usefixtures("either")
 def test_uncovered_pixels_do_not_count() -> None:
     cameras = camera()
     depth, alpha, normal = sphere_depth(cameras)
     loss = losses.normal_consistency(drawn(depth, 0.4 * alpha, 0 * normal), cameras)
     assert float(loss.abs().max()) == 0
+
+
+@pytest.mark.skipif(not native.available(), reason="the native kernel is not built here")
+@pytest.mark.parametrize("size", [(64, 48), (37, 5), (2, 3)])
+def test_native_and_torch_consistency_and_their_gradients_agree(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two views of a rough sphere, partly transparent; against float64, and bitwise the same for any threads."""
+    g = torch.Generator().manual_seed(0)
+    views = [camera(size, azimuth) for azimuth in (40.0, 200.0)]
+    depth, alpha, normal = (torch.stack(each) for each in zip(*map(sphere_depth, views), strict=True))
+    alpha = alpha * (0.3 + 0.7 * torch.rand(alpha.shape, generator=g))
+    depth = alpha * depth * (1 + 0.002 * torch.randn(depth.shape, generator=g))
+    poses, K = (torch.cat([getattr(c, name) for c in views]) for name in ("cam_from_world", "K"))
+    leaves, weight = (depth, alpha, (0.9 * normal).permute(0, 3, 1, 2), poses, K), torch.randn(depth.shape, generator=g)
+
+    def measured(dtype: torch.dtype) -> list[torch.Tensor]:
+        d, a, n, pose, k = (t.to(dtype).clone().requires_grad_(True) for t in leaves)
+        out = RenderOut(n.permute(0, 2, 3, 1), a, d, d, n.permute(0, 2, 3, 1))
+        loss = losses.normal_consistency(out, Cameras(pose, k, size))
+        return [loss.detach(), *torch.autograd.grad(loss, [d, a, n, pose, k], weight.to(dtype), allow_unused=True)]
+
+    ours = measured(torch.float32)
+    for threads in (2, 3):
+        native.set_threads(threads)
+        again = measured(torch.float32)
+        native.set_threads(None)
+        assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
+    monkeypatch.setattr(native, "serves", lambda tensor: False)
+    for a, b in zip(ours, measured(torch.float64), strict=True):
+        assert float((a - b).norm()) <= 1e-4 * float(b.norm())
 
 
 def test_constant_speed_has_no_acceleration() -> None:
