@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from scipy import sparse
+from scipy.sparse.linalg import spsolve
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -17,8 +20,8 @@ from fourdgen.fit.views import View
 
 CANDIDATES = 100_000
 SHARE_START, SHARE_STEP, SURVIVORS = 0.85, 0.05, 1500
+SOLVED = 64  # pixels a side at which a silhouette is inflated
 ONE_SIDE = 0.94  # cosine of 20 degrees: views closer together than this to their middle show one side only
-THIN = 0.25  # half depth of a subject seen from one side, root units
 
 
 @dataclass(frozen=True)
@@ -41,15 +44,10 @@ def carve(
     steps of 5 % until enough points survive. A view in which a point falls outside the picture does not vote.
     """
     points = (torch.rand(CANDIDATES, 3, generator=generator) * 2 - 1) * extent
-    toward = view_directions(cam_from_root)
-    middle = F.normalize(toward.mean(0), dim=-1)
-    if float((toward @ middle).min()) > ONE_SIDE:
-        # Seen from one side, the hull is a cone without end. Nobody knows the depth; a thin subject is a modest guess.
-        along = points @ middle
-        points = points + (along * (THIN / extent - 1))[:, None] * middle
+    side = one_side(cam_from_root)
     inside, votes, colors = torch.zeros(CANDIDATES), torch.zeros(CANDIDATES), torch.zeros(CANDIDATES, 3)
     for view, pose in zip(views, cam_from_root, strict=True):
-        hit, color, visible = look_up(points, view, pose)
+        hit, color, visible = look_up(points, view, pose, side)
         inside += hit
         votes += visible
         colors += color * hit[:, None]
@@ -64,20 +62,62 @@ def carve(
     return points[keep], (colors / inside[:, None].clamp_min(1))[keep], wanted
 
 
+def one_side(cam_from_root: Float[Tensor, "f 4 4"]) -> Float[Tensor, "3"] | None:
+    """The direction from which all views look, where they are so close together that they show one side only."""
+    toward = view_directions(cam_from_root)
+    middle = F.normalize(toward.mean(0), dim=-1)
+    return middle if float((toward @ middle).min()) > ONE_SIDE else None
+
+
+def inflated(mask: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+    """Half thickness, in pixels, of a round body with this outline: sqrt(u), where the Laplacian of u is -4 inside and
+    u is 0 on the outline. A disc becomes a ball. Where the picture cuts the subject off, u runs on level; no body is
+    thicker than a ball of its area.
+    """
+    coarse = max(1, round(max(mask.shape) / SOLVED))
+    inside = (F.avg_pool2d(mask[None, None], coarse, ceil_mode=True, count_include_pad=False)[0, 0] > 0.5).numpy()
+    count = int(inside.sum())
+    if count == 0:
+        return torch.zeros_like(mask)
+    number = np.full(inside.shape, -1)
+    number[inside] = np.arange(count)
+    # A neighbour inside couples, one on the outline is 0, one beyond the picture is left out.
+    neighbours, couples = np.zeros(count), []
+    for near, far in ((number[1:], number[:-1]), (number[:, 1:], number[:, :-1])):
+        for here, there in ((near, far), (far, near)):
+            neighbours += np.bincount(here[here >= 0], minlength=count)
+            both = (here >= 0) & (there >= 0)
+            couples.append(np.stack([here[both], there[both]]))
+    row, column = np.concatenate(couples, 1)
+    laplacian = sparse.diags(neighbours + 1e-6) - sparse.coo_matrix((np.ones(len(row)), (row, column)), (count, count))
+    half = np.zeros(inside.shape, dtype=np.float32)
+    half[inside] = np.sqrt(np.minimum(spsolve(laplacian.tocsc(), np.full(count, 4.0)), count / math.pi))
+    up = torch.from_numpy(half)[None, None].repeat_interleave(coarse, 2).repeat_interleave(coarse, 3)
+    return coarse * up[0, 0, : mask.shape[0], : mask.shape[1]]
+
+
 def look_up(
-    points: Float[Tensor, "p 3"], view: View, pose: Float[Tensor, "4 4"]
+    points: Float[Tensor, "p 3"], view: View, pose: Float[Tensor, "4 4"], side: Float[Tensor, "3"] | None = None
 ) -> tuple[Float[Tensor, "p"], Float[Tensor, "p 3"], Float[Tensor, "p"]]:
-    """For each point: 1 inside the mask, the (straight) colour there, 1 where the view can tell."""
+    """For each point: 1 inside the mask, the (straight) colour there, 1 where the view can tell.
+
+    With `side`, the direction from which all views look, the hull would be a cone without end. Nobody knows the depth;
+    a round body is a modest guess: what lies further before or behind the middle than the inflated mask is outside.
+    """
     pixels, depth = view.cameras(pose).project(points)
     width, height = view.size
     grid = pixels[0] / torch.tensor([width, height]) * 2 - 1
     known = view.weight if view.weight is not None else torch.ones_like(view.mask)
-    layers = torch.cat([view.rgb, view.mask[None], known[None]])
+    thick = view.mask if side is None else inflated(view.mask)
+    layers = torch.cat([view.rgb, view.mask[None], known[None], thick[None]])
     values = F.grid_sample(layers[None], grid[None, None], align_corners=False)[0, :, 0].T
     in_picture = (grid.abs() < 1).all(1) & (depth[0] > 0)
     # A window is cut around the subject: what falls outside it is background, unless the picture itself ended there.
     visible = torch.where(in_picture, values[:, 4] > 0.5, torch.full_like(in_picture, view.weight is None))
     inside = (values[:, 3] > 0.5) & in_picture & visible
+    if side is not None:
+        before = points @ side
+        inside &= before.abs() * view.K[0, 0] <= values[:, 5] * (depth[0] + before)  # the scale is the middle's
     return inside.float(), values[:, :3] / values[:, 3:4].clamp_min(0.05), visible.float()
 
 

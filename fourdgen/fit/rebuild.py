@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from fourdgen.data.records import ClipTrack, FrameSet
-from fourdgen.fit.hull import facing_quats, look_up
+from fourdgen.fit.hull import facing_quats, look_up, one_side
 from fourdgen.fit.model import Model
 from fourdgen.fit.skeleton import recut
 from fourdgen.fit.views import View, Views
@@ -98,6 +98,7 @@ def follow(
     followed no further.
     """
     order = torch.randperm(len(observed.views), generator=generator).tolist()
+    side = one_side(observed.poses)
     allowed = 2 + 2 * (1 - wanted) * len(order)
     inside, votes, colors = torch.zeros(len(points)), torch.zeros(len(points)), torch.zeros(len(points), 3)
     for begin in range(0, len(order), AT_ONCE):
@@ -107,7 +108,7 @@ def follow(
         for i in order[begin : begin + AT_ONCE]:
             bones = motion.dual_quats(observed.clips[i], observed.seconds[i : i + 1])[0]
             moved = motion.carried(bones, points, quats)[0]
-            hit, color, visible = look_up(moved, observed.views[i], observed.poses[i])
+            hit, color, visible = look_up(moved, observed.views[i], observed.poses[i], side)
             inside += hit
             votes += visible
             colors += color * hit[:, None]

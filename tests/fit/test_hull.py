@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from fourdgen.fit.hull import THIN, carve, facing_quats
+from fourdgen.fit.hull import carve, facing_quats, inflated
 from fourdgen.fit.views import View
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
 from fourdgen.scene.surfels import normal_axis
@@ -33,12 +34,30 @@ def test_a_ball_seen_from_all_sides_is_carved_as_a_ball() -> None:
     assert float(colors.min()) > 0.9
 
 
-def test_a_subject_seen_from_one_side_stays_thin() -> None:
+def test_a_ball_seen_from_one_side_is_carved_as_a_ball() -> None:
     views, poses = ball_views(torch.linspace(-5, 5, 12))
     points, _, _ = carve(views, poses, 1.3, torch.Generator().manual_seed(0))
-    toward = -poses[6, 2, :3]
-    assert float((points @ toward).abs().max()) < 1.9 * THIN  # the cube's corner stands out by the square root of three
-    assert float(points.norm(dim=1).max()) < 0.85
+    along = points @ F.normalize(-poses[6, 2, :3], dim=0)
+    assert 0.5 < float(along.abs().max()) < 0.7
+    assert float(points.norm(dim=1).max()) < 0.75
+
+
+@pytest.mark.parametrize("side", [50, 129, 300])
+def test_a_disc_is_inflated_to_a_ball_and_thin_parts_stay_thin(side: int) -> None:
+    y, x = torch.meshgrid(torch.arange(side) + 0.5, torch.arange(side) + 0.5, indexing="ij")
+    away = ((x - side / 2) ** 2 + (y - side / 2) ** 2).sqrt()
+    radius = 0.35 * side
+    half = inflated((away < radius).float())
+    ball = (radius**2 - away**2).clamp_min(0).sqrt()
+    assert half.shape == (side, side) and float((half - ball).abs()[away < 0.8 * radius].max()) < 0.08 * radius
+    assert float(half[away > 1.1 * radius].max()) == 0
+    limb = ((x - side / 2).abs() < 0.06 * side).float() * (y > 0.1 * side) * (y < 0.9 * side)
+    assert 0.03 * side < float(inflated(limb).max()) < 0.12 * side
+
+
+def test_masks_without_outline_have_a_bounded_thickness() -> None:
+    assert float(inflated(torch.zeros(40, 40)).max()) == 0
+    assert float(inflated(torch.ones(40, 40)).max()) < 24
 
 
 def test_quaternions_face_their_normals() -> None:

@@ -14,6 +14,7 @@ from fourdgen.fit.model import Model, PoseCorrections, Rates
 from fourdgen.fit.rebuild import Observed, carve_through, rebuild
 from fourdgen.fit.skeleton import distil
 from fourdgen.fit.views import View
+from fourdgen.geometry.camera import Cameras, look_at, orbit_eyes
 from fourdgen.geometry.transforms import dual_quat_parts, quat_log
 from fourdgen.render import draw
 from fourdgen.scene.bones import BoneMotion, ClipTime
@@ -91,6 +92,25 @@ def test_carved_surfels_look_like_the_pictures(toy) -> None:
         out, view = draw(state, clip.cameras[4]), observed.views[4]
         both = ((out.alpha[0] > 0.5) & (view.mask > 0.5)).sum() / ((out.alpha[0] > 0.5) | (view.mask > 0.5)).sum()
     assert float(both) > 0.85
+
+
+def test_seen_from_one_side_the_shape_stays_round(toy) -> None:
+    scene, observed, motion = toy
+    g = torch.Generator().manual_seed(0)
+    poses = look_at(orbit_eyes(torch.linspace(-6, 6, len(observed.views)), 0.0, 3.0))
+    K, size = observed.views[0].K, observed.views[0].size
+    views = []
+    for i, pose in enumerate(poses):
+        out = draw(scene.at(observed.clips[i], float(observed.seconds[i])), Cameras(pose[None], K[None], size))
+        views.append(View(out.rgb[0].detach().permute(2, 0, 1), out.alpha[0].detach().clamp(0, 1), None, K))
+    seen = replace(observed, views=views, poses=poses)
+    fog = model(scene, motion)
+    side = F.normalize(-poses[len(poses) // 2, 2, :3], dim=0)
+    with torch.no_grad():
+        fog.p["means"] += side * torch.randn(len(fog.p["means"]), 1, generator=g)  # a cone of debris
+    depth = carve_through(fog, seen, g)["means"] @ side
+    truth = scene.surfels.means @ side
+    assert float(depth.abs().max()) < 2 * float(truth.abs().max())
 
 
 def test_masks_that_deny_everything_leave_the_surfels_alone(toy) -> None:
