@@ -240,13 +240,13 @@ def _step_loss(
         cameras,
         background=background,
     )
-    image, color_loss, silhouette = _compared(out, view, background, config)
+    color_loss, silhouette, error = _compared(out, view, background, config)
     if model.refinement is None:
         loss = color_loss + config.mask * silhouette
     else:  # docs/method.md section 6: colour is the refined branch's, the surface is the plain one's
         state = Surfels(**p, confidence=torch.ones(len(model)))
         fine = draw(replace(state, means=means, quats=quats, turned=turned), cameras, background, rasterizer)
-        image, fine_loss, fine_silhouette = _compared(fine, view, background, config)
+        fine_loss, fine_silhouette, error = _compared(fine, view, background, config)
         loss = fine_loss + config.refine_plain * color_loss + config.mask * (silhouette + fine_silhouette)
         loss = loss + config.refine_prior * (model.refinement**2).sum(1).mean()
     # Every second step with twice the weight: these cost time and change slowly.
@@ -266,17 +266,17 @@ def _step_loss(
             loss = loss + 2 * prior * (twist**2).sum(1).mean()
             if len(twist) > 2:
                 loss = loss + 2 * config.pose_smoothness * losses.second_differences(twist).mean()
-    return loss, F.mse_loss(image.detach(), view.target(background))
+    return loss, error
 
 
 def _compared(out: RenderOut, view: View, background: Tensor, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """The picture, channels first, its colour loss and its silhouette loss."""
-    image = out.rgb.squeeze(0).permute(2, 0, 1)
-    color = view.strength * losses.photometric(image, view.target(background), view.weight, config.ssim)
+    """The colour loss and the silhouette loss of a picture, and its plain squared colour error."""
+    image, target = out.rgb.squeeze(0).permute(2, 0, 1), view.target(background)
+    color = view.strength * losses.photometric(image, target, view.weight, config.ssim)
     silhouette = (out.alpha.squeeze(0) - view.mask).abs()
     if view.weight is not None:
         silhouette = silhouette * view.weight
-    return image, color, silhouette.mean()
+    return color, silhouette.mean(), F.mse_loss(image.detach(), target)
 
 
 def _save(path: Path, model: Model, growth: Growth, progress: Progress, generator: torch.Generator) -> None:

@@ -62,9 +62,7 @@ class PoseCorrections(torch.nn.Module):
 
     def intrinsics(self, clip: str, K: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
         factor = self.log_focal[self._names.index(clip)].exp()
-        scale = torch.ones(3, 3)
-        return K * torch.stack([torch.stack([factor, scale[0, 1], scale[0, 2]]),
-                                torch.stack([scale[1, 0], factor, scale[1, 2]]), scale[2]])  # fmt: skip
+        return K * (1 + (factor - 1) * torch.diag(torch.tensor([1.0, 1.0, 0.0])))
 
     @torch.no_grad()
     def tracks(self, tracks: Mapping[str, ClipTrack]) -> dict[str, ClipTrack]:

@@ -92,8 +92,16 @@ def quat_from_matrix(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 4"]:
 
 
 def so3_exp(w: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
-    """Rotation matrix of the rotation vector w (radians)."""
-    return quat_to_matrix(quat_exp(w))
+    """Rotation matrix of the rotation vector w (radians), by Rodrigues' formula. Smooth at 0, where it is exactly 1."""
+    half = 0.5 * (w * w).sum(-1, keepdim=True).add(_TINY).sqrt()
+    sinc = half.sin() / half
+    cross = (w @ _CROSS.to(w)).reshape(*w.shape, 3)
+    first, second = (sinc * half.cos())[..., None], (0.5 * sinc * sinc)[..., None]
+    return torch.eye(3, dtype=w.dtype, device=w.device) + first * cross + second * (cross @ cross)
+
+
+# Row k holds the matrix by which the k-th axis is crossed with a vector.
+_CROSS = torch.linalg.cross(torch.eye(3)[:, None].expand(3, 3, 3), torch.eye(3).expand(3, 3, 3)).mT.reshape(3, 9)
 
 
 def rotation_angle_degrees(a: Float[Tensor, "*b 3 3"], b: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b"]:

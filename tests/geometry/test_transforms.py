@@ -102,3 +102,16 @@ def test_moved_cameras_show_the_same_picture(generator: torch.Generator) -> None
     before = tf.apply_rigid(pose, x.expand(5, 9, 3))
     after = tf.apply_rigid(world_from_input.move_cameras(pose).double(), world_from_input.apply(x).expand(5, 9, 3))
     assert torch.allclose(after, world_from_input.scale * before, atol=1e-5)  # float32 inside
+
+
+def test_so3_exp_is_the_matrix_exponential_and_is_smooth_at_zero() -> None:
+    g = torch.Generator().manual_seed(0)
+    for size in (0.0, 1e-6, 1e-2, 1.0, 3.0):
+        w = (size * torch.randn(20, 3, generator=g, dtype=torch.float64)).requires_grad_(True)
+        cross = torch.linalg.cross(w[:, None].expand(-1, 3, 3), torch.eye(3).double().expand(20, 3, 3)).mT
+        grad = torch.randn(20, 3, 3, generator=g, dtype=torch.float64)
+        ours, truth = tf.so3_exp(w), torch.linalg.matrix_exp(cross)
+        assert torch.allclose(ours, truth, atol=1e-11)
+        slopes = [torch.autograd.grad(out, w, grad, retain_graph=True)[0] for out in (ours, truth)]
+        assert torch.allclose(*slopes, atol=1e-5)
+    assert torch.equal(tf.so3_exp(torch.zeros(3)), torch.eye(3))
