@@ -10,6 +10,7 @@ import torch
 
 from fourdgen.geometry.camera import Cameras
 from fourdgen.render import Rasterizer
+from fourdgen.render.carried import Carried
 from fourdgen.render.cpu import CpuRasterizer
 from fourdgen.render.tiled import TiledRasterizer
 from render.compare import PICTURES, against_oracle, gradients
@@ -97,6 +98,19 @@ def test_screen_gradient_adds_up_over_views_and_calls(rasterizer: Rasterizer) ->
         rasterizer(*one.arguments(), screen_grad=apart).rgb.square().sum().backward()
     assert float(together.min()) >= 0
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-6)
+
+
+@BOTH
+def test_a_carried_screen_gradient_comes_back(rasterizer: Rasterizer) -> None:
+    """What the device gathers is added to the caller's tensor, once per backward pass."""
+    case = shell(60, (30, 30)).to(torch.float32)
+    case.leaves()
+    there, here = torch.zeros(60), torch.ones(60)
+    rasterizer(*case.arguments(), screen_grad=there).rgb.square().sum().backward()
+    loss = Carried(rasterizer, "cpu")(*case.arguments(), screen_grad=here).rgb.square().sum()
+    for times in (1, 2):
+        loss.backward(retain_graph=True)
+        torch.testing.assert_close(here, 1 + times * there)
 
 
 def test_threads_change_no_bit() -> None:
