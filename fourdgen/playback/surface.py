@@ -1,4 +1,6 @@
-"""The surface of a scene as a mesh: depth drawn from all around the rest pose, fused into a distance field.
+"""The surface of a scene as a mesh: depth drawn from all around, fused into a distance field.
+
+It is fused in a state that was filmed, and then brought to the canonical one, in which nothing was ever seen.
 
 Truncated signed distances are averaged over the views (Curless and Levoy 1996). Wherever a ray passes is outside, so
 what no view sees stays inside and the surface closes by itself.
@@ -18,7 +20,7 @@ from fourdgen.geometry.camera import Cameras, intrinsics, look_at
 from fourdgen.render import Rasterizer, RenderOut, draw
 from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.scene.files import extent
-from fourdgen.scene.mesh import SkinnedMesh, compact, large_parts, skinned_like, surface_nets
+from fourdgen.scene.mesh import SkinnedMesh, compact, large_parts, skinned_like, surface_nets, without_pockets
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.simplify import load_open3d, simplified
 from fourdgen.scene.surfels import Surfels, refined, rgb_from_sh
@@ -33,7 +35,8 @@ class SurfaceConfig:
     cells: int = 128  # of the distance field along the longest side of the subject
     views: int = 60  # directions from which depth is drawn
     size: int = 384  # pixels of a view
-    reach: float = 5.0  # cells over which a measured depth says something
+    reach: float = 5.0  # cells in front of a measured depth over which it says something
+    behind: float = 1.5  # the same behind it: a thin part has its other side there, which only other views may measure
     smallest: float = 0.02  # parts with less than this share of the largest part's faces are left out
     faces: int = 0  # at most about this many triangles (by open3d); 0: as many as there are
 
@@ -52,17 +55,18 @@ def surface(
     """
     if config.faces:
         load_open3d()  # or say so before the work
-    rest = replace(refined(scene.surfels), turned=None)
-    cameras, low, cell, shape = around(rest, config)
+    clip, seconds = filmed_moment(scene)
+    state = replace(scene, surfels=refined(scene.surfels)).at(clip, seconds)
+    cameras, low, cell, shape = around(state, config)
     grid = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij"), -1).reshape(-1, 3)
     points = low + grid.float() * cell
     total, weight = torch.zeros(len(points)), torch.zeros(len(points))
     outlines = torch.full((OUTLINES, len(points)), -1.0)  # the largest distances outside an outline, in falling order
     pictures = []
-    reach = config.reach * cell
+    reach, behind = config.reach * cell, config.behind * cell
     for number in range(len(cameras)):
         camera = cameras[number]
-        out = draw(rest, camera, rasterizer=rasterizer)
+        out = draw(state, camera, rasterizer=rasterizer)
         picture = _picture(out)
         pictures.append(picture)
         depth = picture[1]
@@ -71,7 +75,7 @@ def surface(
         # Distances to the surface's plane, not along the ray, and to the outline where the ray meets nothing: they
         # are true near the surface, and what a grazing ray says does not outweigh what one from ahead says.
         plane = ahead * slant
-        hit = ahead.isfinite() & (plane > -reach) & (ahead > -2 * reach)
+        hit = ahead.isfinite() & (plane > -behind) & (ahead > -2 * behind)
         missed = ~ahead.isfinite()
         outline = beside * z / float(camera.K[0, 0, 0])  # signed: negative inside
         value = torch.where(missed, outline, plane)
@@ -87,7 +91,7 @@ def surface(
     hull = outlines[-1].reshape(shape)
     level = _level(field, hull, low, cell, cameras, [depth.isfinite() for _, depth in pictures])
     field = torch.maximum(field - level, hull)
-    nets, faces = surface_nets(field.numpy().astype(np.float64))
+    nets, faces = surface_nets(without_pockets(field.numpy().astype(np.float64)))
     if len(faces) == 0:
         raise FourdgenError("the surfels have no surface: they are too thin or too clear", "export splats instead")
     nets, faces = compact(nets, large_parts(faces, len(nets), config.smallest))
@@ -95,9 +99,16 @@ def surface(
         nets, faces = simplified(nets, faces, config.faces)
     vertices = (low + torch.from_numpy(nets).float() * cell).contiguous()
     mesh = SkinnedMesh(vertices, torch.from_numpy(faces), torch.zeros_like(vertices))
-    ids, weights = skinned_like(rest, vertices)
-    colors = colors_at(vertices, mesh.normals(), rest, cameras, pictures, cell)
-    return replace(mesh, colors=colors, bone_ids=ids, bone_weights=weights)
+    ids, weights = skinned_like(state, vertices)
+    colors = colors_at(vertices, mesh.normals(), state, cameras, pictures, cell)
+    mesh = replace(mesh, colors=colors, bone_ids=ids, bone_weights=weights)
+    return mesh.back_from(scene.motion, clip, seconds)
+
+
+def filmed_moment(scene: Scene4D) -> tuple[str, float]:
+    """The clip and time in whose state meshes are made: the middle frame of the reference clip."""
+    seconds = scene.clips[scene.reference].seconds
+    return scene.reference, float(seconds[len(seconds) // 2])
 
 
 def around(surfels: Surfels, config: SurfaceConfig) -> tuple[Cameras, Float[Tensor, "3"], float, tuple[int, int, int]]:

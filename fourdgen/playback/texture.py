@@ -1,4 +1,4 @@
-"""A texture for the mesh of a scene, baked from pictures of the asset all around its rest pose.
+"""A texture for the mesh of a scene, baked from pictures of the asset from all around.
 
 Every texel is a point of the surface: it gets the mean of what the views that see it show there, those that look
 straight at it first. On a CUDA device nvdiffrast can then fit the texture to the pictures (Laine et al. 2020).
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen.geometry.camera import Cameras
-from fourdgen.playback.surface import Picture, SurfaceConfig, around, colors_at, pictures_of
+from fourdgen.playback.surface import Picture, SurfaceConfig, around, colors_at, filmed_moment, pictures_of
 from fourdgen.render import Rasterizer
 from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.scene.atlas import Atlas, grid_atlas
@@ -36,19 +36,21 @@ def baked(
     fit: bool = False,
     report: Reporter = Silent(),
 ) -> Texture:
-    """A texture of `size` x `size` texels for a mesh in the scene's rest pose; `fit`: fitted to the pictures by
+    """A texture of `size` x `size` texels for a mesh of the scene (canonical); `fit`: fitted to the pictures by
     nvdiffrast on the GPU.
 
     Raises FourdgenError where the triangles do not fit into it, and where `fit` is asked for and cannot be.
     """
     atlas = grid_atlas(len(mesh.faces), size)
-    rest = replace(refined(scene.surfels), turned=None)
-    cameras, _, cell, _ = around(rest, config)
-    pictures = pictures_of(rest, cameras, rasterizer, report, "texture")
+    clip, seconds = filmed_moment(scene)
+    state = replace(scene, surfels=refined(scene.surfels)).at(clip, seconds)
+    mesh = mesh.at(scene.motion, clip, seconds)
+    cameras, _, cell, _ = around(state, config)
+    pictures = pictures_of(state, cameras, rasterizer, report, "texture")
     points, normals = _shown(mesh, atlas)
     colors = torch.zeros(size * size, 3)
     used = torch.from_numpy(atlas.face >= 0)
-    colors[used] = colors_at(points, normals, rest, cameras, pictures, cell, sharp=8.0)
+    colors[used] = colors_at(points, normals, state, cameras, pictures, cell, sharp=8.0)
     uv = torch.from_numpy(atlas.uv).float()
     straight = colors.reshape(size, size, 3)
     if fit:

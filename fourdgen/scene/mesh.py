@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from fourdgen.geometry.transforms import dual_quat_parts, quat_rotate
 from fourdgen.scene.motion import Motion, SampledBones, blend_dual_quats, move
 from fourdgen.scene.surfels import Surfels
 
@@ -30,12 +31,25 @@ class SkinnedMesh:
 
     def at(self, motion: Motion, clip: str, seconds: float) -> SkinnedMesh:
         """The mesh in its state at a time of a clip: vertices move as surfels do, by dual-quaternion blending."""
-        if not isinstance(motion, SampledBones) or self.bone_ids is None or self.bone_weights is None:
+        blend = self._blend(motion, clip, seconds)
+        if blend is None:
             return self
-        bones = motion.bones_at(clip, seconds)[self.bone_ids.long()]
-        blend = blend_dual_quats(bones, self.bone_weights)
         still = torch.tensor([1.0, 0, 0, 0]).expand(len(self.vertices), 4)
         return replace(self, vertices=move(blend, self.vertices, still)[0])
+
+    def back_from(self, motion: Motion, clip: str, seconds: float) -> SkinnedMesh:
+        """The inverse of `at`: the canonical state of a mesh whose vertices are given as they are at a time."""
+        blend = self._blend(motion, clip, seconds)
+        if blend is None:
+            return self
+        turns, shifts = dual_quat_parts(blend)
+        return replace(self, vertices=quat_rotate(turns * turns.new_tensor([1.0, -1, -1, -1]), self.vertices - shifts))
+
+    def _blend(self, motion: Motion, clip: str, seconds: float) -> Float[Tensor, "v 8"] | None:
+        """The rigid motion of each vertex as a unit dual quaternion; None where nothing moves."""
+        if not isinstance(motion, SampledBones) or self.bone_ids is None or self.bone_weights is None:
+            return None
+        return blend_dual_quats(motion.bones_at(clip, seconds)[self.bone_ids.long()], self.bone_weights)
 
     def normals(self) -> Float[Tensor, "v 3"]:
         """Unit normals at the vertices: the mean of the faces around, by area."""
@@ -154,6 +168,16 @@ def _triangles(vertices: np.ndarray, quads: np.ndarray) -> np.ndarray:
     first = np.where(along[:, None], quads[:, [0, 1, 2]], quads[:, [0, 1, 3]])
     second = np.where(along[:, None], quads[:, [0, 2, 3]], quads[:, [1, 2, 3]])
     return np.concatenate([first, second])
+
+
+def without_pockets(field: np.ndarray) -> np.ndarray:
+    """A field [x y z] that is negative inside, with what is outside but enclosed made inside: no one sees it."""
+    from scipy import ndimage
+
+    label, _ = ndimage.label(field >= 0)
+    sides = [side.ravel() for axis in range(3) for side in (label.take(0, axis), label.take(-1, axis))]
+    open_ = np.isin(label, np.unique(np.concatenate(sides)))
+    return np.where((label > 0) & ~open_, -np.finfo(np.float32).tiny, field)
 
 
 def large_parts(faces: np.ndarray, vertices: int, share: float) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 import trimesh
 
 from fourdgen.scene.joints import fitted_joints, skinned_linearly
-from fourdgen.scene.mesh import SkinnedMesh, compact, large_parts, skinned_like, surface_nets
+from fourdgen.scene.mesh import SkinnedMesh, compact, large_parts, skinned_like, surface_nets, without_pockets
 from tests.toy import toy_scene
 
 
@@ -41,6 +41,26 @@ def test_small_parts_are_left_out() -> None:
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     assert mesh.body_count == 1 and mesh.is_watertight
     assert len(vertices) == faces.max() + 1
+
+
+def test_pockets_are_filled_and_nothing_else_is() -> None:
+    shell = np.maximum(ball(40, 14), 8 - np.abs(ball(40, 0)))  # a ball with a hollow ball in it
+    vertices, faces = surface_nets(shell)
+    assert trimesh.Trimesh(vertices, faces, process=False).body_count == 2
+    vertices, faces = surface_nets(without_pockets(shell))
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    assert mesh.body_count == 1 and mesh.is_watertight
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 14**3, rel=0.02)
+    cup = shell.copy()
+    cup[20:, 19:21, 19:21] = 1.0  # now the hollow is open
+    assert np.array_equal(without_pockets(cup), cup)
+
+
+def test_a_mesh_comes_back_from_where_it_was_moved() -> None:
+    scene, mesh = toy_scene(), arm_mesh()
+    there = mesh.at(scene.motion, "a", 0.3)
+    assert float((there.vertices - mesh.vertices).norm(dim=1).max()) > 0.15
+    assert torch.allclose(there.back_from(scene.motion, "a", 0.3).vertices, mesh.vertices, atol=1e-5)
 
 
 def arm_mesh() -> SkinnedMesh:
