@@ -59,6 +59,8 @@ FORMATS = (
            writers.write_usd, up="y", takes=("faces",)),
     Format("usdz", ".usdz", "the same in one package, for AR viewers", f"{_SURFACE}; bones blend linearly",
            writers.write_usd, up="y", takes=("faces",)),
+    Format("usd-cache", None, "the mesh as a USD point cache, .usdc or .usdz, with our own skinning",
+           f"{_SURFACE}; all other clips; what lies between frames", writers.write_usd_cache, up="y", takes=("faces",)),
     Format("obj-seq", "", "a folder with a mesh (OBJ) for every frame of one clip, same faces in all",
            f"{_SURFACE}; all other clips", writers.write_obj_sequence, up="y", takes=("faces",)),
     Format("mesh-seq", "", "the same as binary PLY", f"{_SURFACE}; all other clips",

@@ -101,6 +101,11 @@ def write_usd(path: Path, scene: Scene4D, setup: Setup) -> None:
     usd.write(path, mesh, setup.up, scene.reference, centers, animations)
 
 
+def write_usd_cache(path: Path, scene: Scene4D, setup: Setup) -> None:
+    usd.load_usd()
+    usd.write_cache(path, _surface(scene, setup), scene, setup.up, setup.report)
+
+
 def write_glb_splats(path: Path, scene: Scene4D, setup: Setup) -> None:
     gltf_splats.write(path, splats.at_moment(scene))
 

@@ -129,3 +129,22 @@ def test_openexr_reads_our_depth(tmp_path: Path) -> None:
     channels = exr.File(str(tmp_path / "depth.exr")).channels()
     assert list(channels) == ["Y"]
     assert np.array_equal(channels["Y"].pixels, depth)
+
+
+def test_the_point_cache_is_valid_and_has_our_own_skinning(tmp_path: Path, scene: Scene4D, small: SkinnedMesh) -> None:
+    program("pxr")
+    Usd, UsdGeom = importlib.import_module("pxr.Usd"), importlib.import_module("pxr.UsdGeom")
+    usd.write_cache(tmp_path / "toy.usdc", small, scene, "y")
+    stage = Usd.Stage.Open(str(tmp_path / "toy.usdc"))
+    validation = importlib.import_module("pxr.UsdValidation")
+    validators = validation.ValidationRegistry().GetOrLoadAllValidators()
+    errors = validation.ValidationContext(validators).Validate(stage)
+    assert [error.GetErrorAsString() for error in errors] == []
+    points = UsdGeom.Mesh(stage.GetPrimAtPath("/subject/surface")).GetPointsAttr()
+    times = scene.clips["a"].seconds.tolist()
+    assert len(points.GetTimeSamples()) == len(times)
+    for number in (0, 3, len(times) - 1):
+        wanted = small.at(scene.motion, "a", times[number]).vertices.numpy()
+        assert np.abs(np.array(points.Get((times[number] - times[0]) * usd.TICKS)) - wanted).max() < 1e-6
+    moved = np.array(points.Get(0)) - np.array(points.Get(times[3] * usd.TICKS))
+    assert np.abs(moved).max() > 0.05

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from fourdgen.geometry.transforms import quat_rotate
-from fourdgen.report import FourdgenError
+from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.scene.formats.gltf import linear
 from fourdgen.scene.joints import JointMotion
 from fourdgen.scene.mesh import SkinnedMesh
+from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.whole import whole_file
 
 TICKS = 1000  # time codes a second: clips need not have one frame rate
@@ -45,6 +46,30 @@ def write(
     """
     pxr = load_usd()
     packed(pxr, path, lambda part: _stage(pxr, part, mesh, up, reference, centers, animations or {}))
+
+
+def write_cache(path: Path, mesh: SkinnedMesh, scene: Scene4D, up: str, report: Reporter = Silent()) -> None:
+    """The same mesh as a point cache: where its vertices are, by our own skinning, at each frame of the reference clip.
+    One frame is in memory at a time, besides what USD keeps."""
+    pxr = load_usd()
+    clip = scene.clips[scene.reference]
+    seconds = [float(time) for time in clip.seconds]
+
+    def build(part: Path) -> None:
+        stage, shape = _still(pxr, part, mesh.at(scene.motion, clip.name, seconds[0]), up)
+        Vt = pxr.Vt
+        for number, time in enumerate(seconds if len(seconds) > 1 else []):
+            state = mesh.at(scene.motion, clip.name, time)
+            code = (time - seconds[0]) * TICKS
+            shape.GetPointsAttr().Set(Vt.Vec3fArray.FromNumpy(state.vertices.numpy().astype(np.float32)), code)
+            shape.GetNormalsAttr().Set(Vt.Vec3fArray.FromNumpy(state.normals().numpy().astype(np.float32)), code)
+            shape.GetExtentAttr().Set(Vt.Vec3fArray.FromNumpy(_bounds(state)), code)
+            report.emit("step", stage="export", step=number + 1, total=len(seconds))
+        stage.SetStartTimeCode(0)
+        stage.SetEndTimeCode((seconds[-1] - seconds[0]) * TICKS)
+        stage.GetRootLayer().Save()
+
+    packed(pxr, path, build)
 
 
 def packed(pxr: Any, path: Path, build: Callable[[Path], None]) -> None:
@@ -85,9 +110,25 @@ def _stage(
     centers: torch.Tensor | None,
     animations: Mapping[str, JointMotion],
 ) -> None:
+    skinned = centers is not None and bool(animations)
+    stage, shape = _still(pxr, path, mesh, up, skinned)
+    if skinned:
+        assert centers is not None
+        _skin(pxr, stage, shape, mesh, reference, centers, animations)
+        longest = max(float(part.seconds[-1] - part.seconds[0]) for part in animations.values())
+        stage.SetStartTimeCode(0)
+        stage.SetEndTimeCode(longest * TICKS)
+    stage.GetRootLayer().Save()
+
+
+def _bounds(mesh: SkinnedMesh) -> np.ndarray:
+    return np.stack([mesh.vertices.numpy().min(0), mesh.vertices.numpy().max(0)]).astype(np.float32)
+
+
+def _still(pxr: Any, path: Path, mesh: SkinnedMesh, up: str, skinned: bool = False) -> tuple[Any, Any]:
+    """A stage with the mesh and its material, not yet saved, and the mesh in it."""
     Sdf, UsdGeom, UsdSkel, Vt = pxr.Sdf, pxr.UsdGeom, pxr.UsdSkel, pxr.Vt
     stage = new_stage(pxr, path, up)
-    skinned = centers is not None and bool(animations)
     root = UsdSkel.Root.Define(stage, "/subject") if skinned else UsdGeom.Xform.Define(stage, "/subject")
     stage.SetDefaultPrim(root.GetPrim())
     shape = UsdGeom.Mesh.Define(stage, "/subject/surface")
@@ -98,21 +139,14 @@ def _stage(
     shape.SetNormalsInterpolation(UsdGeom.Tokens.vertex)
     shape.CreateFaceVertexCountsAttr(Vt.IntArray(len(mesh.faces), 3))
     shape.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(mesh.faces.numpy().astype(np.int32).reshape(-1)))
-    bounds = np.stack([mesh.vertices.numpy().min(0), mesh.vertices.numpy().max(0)]).astype(np.float32)
-    shape.CreateExtentAttr(Vt.Vec3fArray.FromNumpy(bounds))
+    shape.CreateExtentAttr(Vt.Vec3fArray.FromNumpy(_bounds(mesh)))
     colors = linear(mesh.colors.clamp(0, 1).numpy().astype(np.float64)).astype(np.float32)
     primvar = UsdGeom.PrimvarsAPI(shape).CreatePrimvar(
         "displayColor", Sdf.ValueTypeNames.Color3fArray, UsdGeom.Tokens.vertex
     )
     primvar.Set(Vt.Vec3fArray.FromNumpy(colors))
     _material(pxr, stage, shape)
-    if skinned:
-        assert centers is not None
-        _skin(pxr, stage, shape, mesh, reference, centers, animations)
-        longest = max(float(part.seconds[-1] - part.seconds[0]) for part in animations.values())
-        stage.SetStartTimeCode(0)
-        stage.SetEndTimeCode(longest * TICKS)
-    stage.GetRootLayer().Save()
+    return stage, shape
 
 
 def _material(pxr: Any, stage: Any, shape: Any) -> None:
