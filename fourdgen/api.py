@@ -116,7 +116,7 @@ def evaluate(
     if cameras is not None:
         checks.output_file(cameras)
     from fourdgen.evaluate import evaluate as score
-    from fourdgen.pipeline import pick_device, use_threads
+    from fourdgen.machine import pick_device, use_threads
 
     use_threads(threads)
     return score(path, folder, cameras, report, device=pick_device(device))

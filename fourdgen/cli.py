@@ -183,7 +183,7 @@ def render(
       fourdgen render scene.ply --path bullet --time freeze:0.5 --channel normal -o bullet.gif
     """
     with speaking(json, "render") as report:
-        from fourdgen.pipeline import pick_device, use_threads
+        from fourdgen.machine import pick_device, use_threads
         from fourdgen.playback import RenderRequest, check_request
         from fourdgen.playback import render as draw
         from fourdgen.scene import ply
@@ -246,7 +246,7 @@ def export(
 
         ply.check(scene)
         workspace.check_writable(output.parent)
-        from fourdgen.pipeline import pick_device, use_threads
+        from fourdgen.machine import pick_device, use_threads
 
         use_threads(threads)
         from fourdgen.playback import exports
@@ -283,7 +283,7 @@ def view(
         from fourdgen import checks
 
         checks.scene_or_run(scene)
-        from fourdgen.pipeline import pick_device, use_threads
+        from fourdgen.machine import pick_device, use_threads
 
         use_threads(threads)
         from fourdgen.view import live
@@ -361,7 +361,7 @@ def regenerate(
       fourdgen regenerate scene.ply --model Wan-AI/Wan2.1-VACE-1.3B-diffusers --set fetch=true -o views
     """
     with speaking(json, "regenerate") as report:
-        from fourdgen.pipeline import pick_device, use_threads
+        from fourdgen.machine import pick_device, use_threads
         from fourdgen.playback.regenerate import RegenerateRequest, resolve
         from fourdgen.playback.regenerate import regenerate as make
         from fourdgen.scene import ply

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import os
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 from fourdgen import account, receipt, workspace
 from fourdgen import config as settings
+from fourdgen.machine import DEVICES, check_device, machine_threads, pick_device, use_threads
 from fourdgen.report import (
     EventLog,
     FourdgenError,
@@ -38,7 +38,6 @@ STAGES = {
     "export": "fourdgen.stages.export",  # scene.ply
 }
 SCENE = "scene.ply"  # what the export stage leaves in its folder
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def plan(request: Request) -> Plan:
 
     job = job_of(request)
     attempt(lambda: _check_numbers(request))
-    paths_are_there = attempt(lambda: _check_paths(request, job))
+    paths_are_there = attempt(lambda: _check_paths(job))
     attempt(lambda: _check_output(job))
     attempt(lambda: check_device(request.device))
     recipe, chosen, configs = None, None, None
@@ -170,7 +169,7 @@ def _check_numbers(request: Request) -> None:
         raise all_at_once(errors)
 
 
-def _check_paths(request: Request, job: Job) -> bool:
+def _check_paths(job: Job) -> bool:
     errors = []
     if not job.inputs:
         errors.append(FourdgenError("no input", "name at least one video file or image folder"))
@@ -198,37 +197,6 @@ def _check_output(job: Job) -> None:
     for folder in (job.output.parent, job.run_folder):
         workspace.check_writable(folder)
     workspace.check_run_folder(job.run_folder)
-
-
-def check_device(name: str) -> None:
-    """Raises FourdgenError for a name that is no device anywhere."""
-    if name not in DEVICES:
-        guess = settings.did_you_mean(name, DEVICES)
-        raise FourdgenError(f"--device {name}: no such device{guess}", f"devices: {', '.join(DEVICES)}")
-
-
-def pick_device(name: str) -> str:
-    """cpu or cuda; `auto` takes cuda where it works. Raises FourdgenError when the name cannot work here."""
-    check_device(name)
-    if name == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if name == "cuda":
-        raise FourdgenError(
-            "--device cuda: no GPU that PyTorch can use", "`fourdgen doctor` says more; or --device cpu"
-        )
-    return "cpu"
-
-
-def machine_threads() -> int:
-    """OMP_NUM_THREADS where it is set, else the cores that this process may use."""
-    text = os.environ.get("OMP_NUM_THREADS", "")
-    if text.isdigit() and int(text) > 0:
-        return int(text)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def stage_of(name: str) -> Stage:
@@ -410,21 +378,6 @@ def _seed_everything(seed: int, stage: str) -> None:
     random.seed(derived)
     np.random.seed(derived)  # noqa: NPY002 - libraries that draw from the global generator are the reason for this
     torch.manual_seed(derived)
-
-
-def use_threads(threads: int | None) -> None:
-    """CPU threads of torch and of the kernels; None leaves them as they are. Raises FourdgenError for less than 1."""
-    if threads is None:
-        return
-    if threads < 1:
-        raise FourdgenError(f"--threads {threads}: at least 1 is needed")
-    import torch
-
-    from fourdgen import native
-
-    torch.set_num_threads(threads)
-    if native.available():
-        native.set_threads(threads)
 
 
 def _gpu_peak_mb(device: str) -> float | None:

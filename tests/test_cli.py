@@ -301,7 +301,7 @@ def test_render_refuses(scene: Path, arguments: list[str], expected: str) -> Non
 
 
 def test_threads_are_those_asked_for() -> None:
-    ask = "from fourdgen import pipeline, native; import torch; pipeline.use_threads(3); "
+    ask = "from fourdgen import machine, native; import torch; machine.use_threads(3); "
     done = subprocess.run(
         [sys.executable, "-c", ask + "print(torch.get_num_threads(), native._thread_count())"],
         cwd=ROOT, capture_output=True, text=True, check=True,

@@ -16,6 +16,7 @@ FLOORS = {
     "fourdgen.adam": 1,
     "fourdgen.config": 1,
     "fourdgen.workspace": 1,
+    "fourdgen.machine": 1,
     "fourdgen.native": 1,
     "fourdgen.picture_losses": 1,
     "fourdgen.skinning": 1,

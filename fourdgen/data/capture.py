@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fourdgen.geometry.camera import Cameras
 from fourdgen.report import FourdgenError
+from fourdgen.workspace import write_atomically
 
 CAPTURE = "capture.json"
 VERSION = 1
@@ -34,9 +35,6 @@ class Frame:
     rgb: Float[Tensor, "h w 3"]  # sRGB 0..1, straight
     mask: Float[Tensor, "h w"]
     weight: Float[Tensor, "h w"]
-    flow: Float[Tensor, "h w 2"] | None = None
-    feature: Float[Tensor, "h w c"] | None = None
-    depth: Float[Tensor, "h w"] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,15 +138,15 @@ def write_picture(folder: Path, clip_name: str, kind: str, index: int, picture: 
     """Stores one picture (RGB order, or one channel). Light compression: these files are read far more than kept."""
     path = picture_path(folder, clip_name, kind, index)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_png(path, picture)
+    path.write_bytes(png_bytes(picture))  # not one by one: the folder of the stage becomes whole at once
 
 
 def write_png(path: Path, picture: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w"], level: int = 1) -> None:
-    """Writes RGB, RGBA or one channel, compressed at `level`.
+    """Writes RGB, RGBA or one channel, compressed at `level`: the whole file or none.
 
     Raises OSError where the disk is full; cv2.imwrite would leave half a file and say that all is well.
     """
-    path.write_bytes(png_bytes(picture, level))
+    write_atomically(path, png_bytes(picture, level))
 
 
 def png_bytes(picture: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w"], level: int = 1) -> bytes:

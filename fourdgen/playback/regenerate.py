@@ -14,7 +14,7 @@ import torch
 from fourdgen import config as settings
 from fourdgen import workspace
 from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
-from fourdgen.data.capture import Capture, load_capture
+from fourdgen.data.capture import Capture, load_capture, write_png
 from fourdgen.data.video import write_video
 from fourdgen.generate import Generated, Guide, footage_of, paths
 from fourdgen.generate.accept import Verdict, judge
@@ -88,7 +88,7 @@ def regenerate(
         work.mkdir(exist_ok=True)
         job = workspace.Job((), scene_path, output)
         context = workspace.Context(work, job, device, torch.get_num_threads(), request.seed, report)
-        stage.write_png(output / "coverage.png", paths.picture(scene, planned))
+        write_png(output / "coverage.png", paths.picture(scene, planned))
         write_transforms_json(output / "cameras.json", entries_of(scene, planned))
         found, rows = {}, []
         for number, path in enumerate(planned):
@@ -96,10 +96,10 @@ def regenerate(
             made = stage.made_once(context, guide, footage, generator)
             verdict = judge(guide, made)
             stage.say(context, guide, verdict)
-            write_films(output, scene, guide, made)
+            write_films(output, guide, made)
             rows.append(stage.check_row(guide, made, verdict))
             found[guide.name] = judged(guide, verdict)
-        stage.write_png(output / "check.png", stage.stacked(rows))
+        write_png(output / "check.png", stage.stacked(rows))
         (output / "views.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
         workspace.remove(work)
     return found
@@ -120,7 +120,7 @@ def filmed_frames(scene: Scene4D) -> Capture:
     )
 
 
-def write_films(folder: Path, scene: Scene4D, guide: Guide, made: Generated) -> None:
+def write_films(folder: Path, guide: Guide, made: Generated) -> None:
     """Guide, mask and result of a view, as fast as the clip's time goes by."""
     gaps = guide.seconds[1:] - guide.seconds[:-1]
     fps = min(240.0, max(1.0, round(1 / float(gaps.median()), 3))) if len(gaps) else 24.0

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from fourdgen.data.capture import write_png
 from fourdgen.poses.compare import Fit
 from fourdgen.poses.pictures import Pictures, spread
 
@@ -29,7 +30,7 @@ def draw_poses(fits: list[tuple[str, Fit]], path: Path) -> None:
         drawn = fit.render(chosen).rgb.clamp(0, 1)
         rows += [_title(name), _strip(fit.pictures.picture[chosen, :3].permute(0, 2, 3, 1)), _strip(drawn)]
     rows.append(paths_from_above([(name, fit.poses().detach()) for name, fit in fits]))
-    cv2.imwrite(str(path), np.concatenate(rows)[..., ::-1])
+    write_png(path, np.concatenate(rows))
 
 
 def draw_given(frames: list[tuple[str, Pictures, Float[Tensor, "n 4 4"]]], path: Path) -> None:
@@ -39,7 +40,7 @@ def draw_given(frames: list[tuple[str, Pictures, Float[Tensor, "n 4 4"]]], path:
         chosen = spread(len(pictures), COLUMNS)
         rows += [_title(name), _strip(pictures.picture[chosen, :3].permute(0, 2, 3, 1))]
     rows.append(paths_from_above([(name, poses) for name, _, poses in frames]))
-    cv2.imwrite(str(path), np.concatenate(rows)[..., ::-1])
+    write_png(path, np.concatenate(rows))
 
 
 def of_clip(fit: Fit, clip: int) -> Fit:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-import torch
 
 from fourdgen.data.cameras_io import CameraEntry
 from fourdgen.geometry.camera import Cameras
@@ -70,9 +67,3 @@ def entries_of(scene: Scene4D) -> list[CameraEntry]:
                 )
             )
     return entries
-
-
-def resized_entry(entry: CameraEntry, size: tuple[int, int]) -> CameraEntry:
-    """The same camera for pictures of another size (w, h)."""
-    scale = torch.tensor([size[0] / entry.size[0], size[1] / entry.size[1], 1.0], dtype=entry.K.dtype)
-    return replace(entry, K=entry.K * scale[:, None], size=size)

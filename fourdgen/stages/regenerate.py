@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fourdgen import weights
 from fourdgen.data.cameras_io import read_camera_entries
-from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, write_picture
+from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, write_picture, write_png
 from fourdgen.generate import Footage, Generated, Generator, Guide, footage_of, make_generator, paths
 from fourdgen.generate.accept import Verdict, judge
 from fourdgen.generate.guide import given_paths, render_guide
@@ -188,10 +188,6 @@ def stacked(pictures: list[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "h 
 
 def to_bytes(values: Float[Tensor, "*s"]) -> UInt8[np.ndarray, "*s"]:
     return (values.clamp(0, 1) * 255).round().byte().numpy()
-
-
-def write_png(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-    cv2.imwrite(str(path), np.ascontiguousarray(picture[..., ::-1]))
 
 
 def facts(job: Job, config: RegenerateConfig, device: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from fourdgen.data.capture import Capture, stack
+from fourdgen.data.capture import Capture, stack, write_png
 from fourdgen.data.records import FrameSet, RootTrack
 from fourdgen.fit import sampler
 from fourdgen.report import FourdgenError
@@ -86,7 +86,7 @@ def _draw_check(frames: FrameSet, directions: torch.Tensor, path: Path) -> None:
         place = (int((a / (2 * math.pi) + 0.5) * width), int((0.5 - e / math.pi) * height))
         color = colors[int(frames.clip[number]) % len(colors)]
         cv2.circle(picture, place, max(2, round(4 * math.sqrt(s))), color, -1, cv2.LINE_AA)
-    cv2.imwrite(str(path), picture)
+    write_png(path, picture)
 
 
 def save(frames: FrameSet, folder: Path) -> None:

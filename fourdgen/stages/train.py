@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fourdgen import native
-from fourdgen.data.capture import Capture, joined
+from fourdgen.data.capture import Capture, joined, write_png
 from fourdgen.data.records import Alignment, ClipTrack, FrameSet, RootTrack
 from fourdgen.fit import loop, rounds
 from fourdgen.fit.confidence import with_confidence
@@ -218,7 +218,7 @@ def _draw_check(scene: Scene4D, views: Views, frames: FrameSet, rasterizer: Rast
         pictures = [view.target(torch.ones(3)).permute(1, 2, 0), out.rgb[0], normal]
         column = np.concatenate([(p.clamp(0, 1) * 255).byte().numpy() for p in pictures])
         columns.append(cv2.resize(column, (160, 480), interpolation=cv2.INTER_AREA))
-    cv2.imwrite(str(path), np.concatenate(columns, 1)[..., ::-1])
+    write_png(path, np.concatenate(columns, 1))
 
 
 def save(scene: Scene4D, folder: Path) -> None:

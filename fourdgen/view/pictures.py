@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
+from fourdgen.data.capture import png_bytes
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import quat_to_matrix, rigid, rigid_inverse
 from fourdgen.playback.channels import Look, layer, opaque, with_alpha
@@ -78,9 +78,7 @@ def screenshot(scenery: Scenery, camera: Cameras, rasterizer: Rasterizer) -> byt
     """The picture as a PNG with alpha."""
     look = scenery.look(camera)
     pixels = with_alpha(layer(scenery.scene, Shot(camera, scenery.clip, scenery.seconds), look, rasterizer), look)
-    if pixels.ndim == 3:  # OpenCV wants blue first
-        pixels = pixels[..., [2, 1, 0, 3]]
-    return cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()
+    return png_bytes(pixels)
 
 
 @dataclass
