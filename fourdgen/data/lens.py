@@ -4,12 +4,16 @@ pixel, where it was filmed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import cv2
 import numpy as np
+import torch
 from jaxtyping import Float, Shaped, UInt8
+
+from fourdgen.geometry.camera import Cameras
 
 MARGIN = 0.25  # of a side: how far an undistorted picture may grow beyond the filmed one
 
@@ -138,3 +142,25 @@ def _monotone(lens: Lens, plane: Float[np.ndarray, "h w 2"]) -> np.ndarray:
     bent = distort(bare, np.stack([steps, np.zeros_like(steps)], -1))[:, 0]
     folded = np.nonzero(np.diff(bent) <= 0)[0]
     return radius < steps[folded[0]] if len(folded) else np.ones(radius.shape, bool)
+
+
+def straightened(
+    rgb: UInt8[np.ndarray, "t h w 3"],
+    alpha: UInt8[np.ndarray, "t h w"] | None,
+    lenses: Sequence[Lens],
+    cameras: Cameras,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, Cameras]:
+    """Pictures, alpha and cameras without lens distortion, and where there is a picture (255) and where not (0)."""
+    Ks = cameras.K.double().numpy()
+    kinds = {(lens, K.tobytes()): (lens, K) for lens, K in zip(lenses, Ks)}
+    shown = np.array([rim(lens, K, cameras.size) for lens, K in kinds.values()])
+    frame = (*shown[:, :2].min(0).tolist(), *shown[:, 2:].max(0).tolist())
+    made: dict[tuple[Lens, bytes], Straightener] = {
+        key: straightener(lens, K, cameras.size, frame) for key, (lens, K) in kinds.items()
+    }
+    each = [made[lens, K.tobytes()] for lens, K in zip(lenses, Ks)]
+    pictures = np.stack([undo(picture) for undo, picture in zip(each, rgb)])
+    known = np.stack([undo.known for undo in each])
+    soft = None if alpha is None else np.stack([undo(a) for undo, a in zip(each, alpha)])
+    K = torch.from_numpy(np.stack([undo.K for undo in each])).float()
+    return pictures, soft, known, Cameras(cameras.cam_from_world, K, each[0].size)

@@ -7,15 +7,8 @@ registered as wholes to the clip that came out best.
 
 from __future__ import annotations
 
-import concurrent.futures as futures
 import math
-import multiprocessing
-import os
-import pickle
-import threading
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -33,7 +26,8 @@ from fourdgen.poses.compare import Fit, Pace
 from fourdgen.poses.hypotheses import azimuths
 from fourdgen.poses.pictures import Pictures, cut, mask_boxes, spread
 from fourdgen.poses.register import Solved, register
-from fourdgen.poses.search import ClipSolution, SearchSettings, solve_clip
+from fourdgen.poses.search import ClipSolution, SearchSettings
+from fourdgen.poses.side_by_side import solve_clips
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
@@ -91,7 +85,8 @@ def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
     known = _given(ctx, config, capture, with_cameras) if with_cameras else None
     if known is not None and not without:
         return known
-    solutions = _solve_all(ctx, config, capture, without)
+    settings = {name: _settings(ctx, config, capture, name) for name in without}
+    solutions = solve_clips(capture, settings, ctx.folder, ctx.threads, ctx.report)
     for name, solution in solutions.items():
         _report(ctx, config, name, solution)
     return joined(ctx, config, capture, solutions, known)
@@ -172,48 +167,15 @@ def _windows(capture: Capture, name: str, most: int, side: int) -> Pictures:
 # ---- cameras searched
 
 
-def _settings(ctx: Context, config: AlignConfig) -> SearchSettings:
-    return SearchSettings(
+def _settings(ctx: Context, config: AlignConfig, capture: Capture, name: str) -> SearchSettings:
+    settings = SearchSettings(
         focal=config.focal, turn=config.turn, sweep=config.sweep, frames=config.frames, side=config.side,
         surfels=config.surfels, effort=config.effort, seed=ctx.seed,
     )  # fmt: skip
-
-
-def _die_with_parent() -> None:
-    """A run that was killed leaves no workers behind: each watches the process that started it."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _solve_all(ctx: Context, config: AlignConfig, capture: Capture, names: list[str]) -> dict[str, ClipSolution]:
-    """Every clip of `names` alone: side by side in processes, or one after the other; the result is the same."""
-    jobs = []
-    for i, name in enumerate(names):
-        settings = _settings(ctx, config)
-        if _motionless(capture, name):
-            ctx.report.warn(f"{name}: all frames are the same picture, so the view counts as still")
-            settings = replace(settings, turn="none")
-        jobs.append(pickle.dumps((capture, name, settings, str(ctx.folder / f"progress-{i}"))))
-    workers = min(len(jobs), ctx.threads)
-    if workers > 1:
-        try:
-            done = _side_by_side(ctx, jobs, workers)
-        except BrokenProcessPool:  # the calling program cannot be started a second time (no __main__ guard, or stdin)
-            done = [_solve(job) for job in jobs]
-    else:
-        done = []
-        for i, job in enumerate(jobs):
-            done.append(_solve(job))
-            ctx.report.emit("step", stage="align", step=i + 1, total=len(jobs))
-    for i in range(len(jobs)):
-        (ctx.folder / f"progress-{i}").unlink(missing_ok=True)
-    return dict(zip(names, (pickle.loads(result) for result in done), strict=True))
+    if _motionless(capture, name):
+        ctx.report.warn(f"{name}: all frames are the same picture, so the view counts as still")
+        return replace(settings, turn="none")
+    return settings
 
 
 def _motionless(capture: Capture, name: str) -> bool:
@@ -225,51 +187,6 @@ def _motionless(capture: Capture, name: str) -> bool:
     if not inside.any():
         return False
     return bool((np.abs(rgb - rgb[:1])[:, inside].mean((1, 2)) < SAME_PICTURE).all())
-
-
-def _side_by_side(ctx: Context, jobs: list[bytes], workers: int) -> list[bytes]:
-    with futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _die_with_parent) as pool:
-        running = [pool.submit(_solve, job) for job in jobs]
-        try:
-            while futures.wait(running, timeout=1.0).not_done:
-                percent = [_percent(ctx.folder / f"progress-{i}") for i in range(len(jobs))]
-                ctx.report.emit("step", stage="align", step=sum(percent), total=100 * len(jobs))
-        except BaseException:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()  # nobody will read what they find
-            raise
-        return [job.result() for job in running]
-
-
-def _percent(path: Path) -> int:
-    try:
-        return int(path.read_text() or 0)
-    except (OSError, ValueError):
-        return 0
-
-
-def _solve(job: bytes) -> bytes:
-    """What a process does for one clip. One thread, wherever it runs: sums must not depend on who calls."""
-    capture, name, settings, progress = pickle.loads(job)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    native.set_threads(1)
-    torch.set_flush_denormal(True)
-    try:
-        rgb, mask = (t.numpy() for t in stack(capture, name))
-        if np.isnan(mask_boxes(mask)[:, 0]).all():
-            raise FourdgenError(
-                f"{name}: every mask is empty", "give masks with --masks, or the subject's place with --box"
-            )
-
-        def step(done: int, total: int) -> None:
-            Path(progress).write_text(str(100 * done // total))
-
-        return pickle.dumps(solve_clip(rgb, mask, settings, step))
-    finally:
-        torch.set_num_threads(threads)
-        native.set_threads(None)
-        torch.set_flush_denormal(False)
 
 
 def _report(ctx: Context, config: AlignConfig, name: str, solution: ClipSolution) -> None:

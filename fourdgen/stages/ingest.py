@@ -28,7 +28,7 @@ from fourdgen.data.intake import (
     look,
     mask_errors,
 )
-from fourdgen.data.lens import Lens, Straightener, rim, straightener
+from fourdgen.data.lens import Lens, straightened
 from fourdgen.data.matching import NoCamera, match_cameras, match_masks
 from fourdgen.data.sources import Source
 from fourdgen.data.video import reduced, resized
@@ -192,7 +192,8 @@ def _ingest(
         if alpha is not None and config.masks == "auto":
             ctx.report.warn(f"{name}: its own alpha channel is the mask; --masks is not used for it")
         else:
-            alpha, way = _read_masks(given, job_masks(ctx.job), name, pictures, source), "given"
+            assert ctx.job.masks is not None
+            alpha, way = _read_masks(given, ctx.job.masks, name, pictures, source), "given"
     elif config.masks not in ("auto", "alpha"):
         alpha = None
     if config.masks == "alpha" and alpha is None:
@@ -206,7 +207,7 @@ def _ingest(
         )
         rgb, alpha = pictures.rgb, None if alpha is None else alpha[keep]
         if any(not lens.straight for lens in lenses):
-            rgb, alpha, known, cameras = _straight(rgb, alpha, lenses, cameras)
+            rgb, alpha, known, cameras = straightened(rgb, alpha, lenses, cameras)
     if alpha is None:
         rgb, alpha, way = _cut(ctx, config, name, rgb, pictures.source_size)
     weight = np.full(alpha.shape, 255, np.uint8) if known is None else known
@@ -230,11 +231,6 @@ def _ingest(
         masks_from=way,
         weighted=weighted,
     )
-
-
-def job_masks(job: Job) -> Path:
-    assert job.masks is not None
-    return job.masks
 
 
 def _read(
@@ -304,28 +300,6 @@ def _cameras(
         Ks.append(Cameras(entry.cam_from_input[None], entry.K[None].double(), entry.size).resized(size).K[0])
         lenses.append(entry.distortion or Lens())
     return (keep, lenses), Cameras(torch.stack(poses).float(), torch.stack(Ks).float(), size)
-
-
-def _straight(
-    rgb: UInt8[np.ndarray, "t h w 3"],
-    alpha: UInt8[np.ndarray, "t h w"] | None,
-    lenses: Sequence[Lens],
-    cameras: Cameras,
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, Cameras]:
-    """Pictures, alpha and cameras without lens distortion, and where there is a picture (255) and where not (0)."""
-    Ks = cameras.K.double().numpy()
-    kinds = {(lens, K.tobytes()): (lens, K) for lens, K in zip(lenses, Ks)}
-    shown = np.array([rim(lens, K, cameras.size) for lens, K in kinds.values()])
-    frame = (*shown[:, :2].min(0).tolist(), *shown[:, 2:].max(0).tolist())
-    made: dict[tuple[Lens, bytes], Straightener] = {
-        key: straightener(lens, K, cameras.size, frame) for key, (lens, K) in kinds.items()
-    }
-    each = [made[lens, K.tobytes()] for lens, K in zip(lenses, Ks)]
-    pictures = np.stack([undo(picture) for undo, picture in zip(each, rgb)])
-    known = np.stack([undo.known for undo in each])
-    soft = None if alpha is None else np.stack([undo(a) for undo, a in zip(each, alpha)])
-    K = torch.from_numpy(np.stack([undo.K for undo in each])).float()
-    return pictures, soft, known, Cameras(cameras.cam_from_world, K, each[0].size)
 
 
 def _cut(
