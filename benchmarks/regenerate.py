@@ -41,7 +41,7 @@ from fourdgen.evaluate.register import register
 from fourdgen.evaluate.truth import Truth, matched, read_truth
 from fourdgen.fit import confidence, loop, metrics, rounds
 from fourdgen.generate import Generated, footage_of
-from fourdgen.generate.accept import judge
+from fourdgen.generate.accept import bounds_of, judge
 from fourdgen.geometry.fit import similarity_between
 from fourdgen.geometry.transforms import Sim3
 from fourdgen.render import draw, pick
@@ -268,16 +268,17 @@ def more(request: pipeline.Request) -> Scene4D:
 def acceptance(scene: Scene4D, capture: Capture, gen: Path, seed: int) -> dict[str, float]:
     """Shares of frames: perfect ones refused; ones with a wrong limb refused or with a mean weight below 0.1 on it."""
     footage = footage_of(scene, capture)
+    bounds = bounds_of(footage, RASTERIZER)
     settings = regenerate.RegenerateConfig(cameras=str(gen / "transforms.json"), size=0)
     refused, frames, caught, wrong, spoilt, others = 0, 0, 0, 0, 0, 0
     for path in regenerate.plan(scene, settings):
         guide = regenerate.render_guide(footage, path, RASTERIZER, seed)
         made = Perfect().generate(guide, footage, Silent())
-        verdict = judge(guide, made)
+        verdict = judge(guide, made, bounds=bounds)
         refused += int((~verdict.kept).sum())
         frames += len(guide)
         rgb, alpha, limbs = damage(made.rgb, made.alpha, seed)
-        verdict = judge(guide, Generated(rgb, alpha))
+        verdict = judge(guide, Generated(rgb, alpha), bounds=bounds)
         for t in range(len(guide)):
             if bool(limbs[t].any()):
                 wrong += 1
@@ -294,30 +295,37 @@ def acceptance(scene: Scene4D, capture: Capture, gen: Path, seed: int) -> dict[s
 
 
 def calibrate(given: argparse.Namespace) -> None:
-    evidence: dict[str, tuple[Tensor, Tensor]] = {}
+    """Prints the numbers fitted to all scenes and seeds, and for each scene the AUC with those of the other scenes."""
+    evidence: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for name in given.scenes.split(","):
-        scene = files.read(given.out / f"{name}_{given.seeds.split(',')[0]}.ply")
-        truth = read_truth(given.bench / name, scene)
-        mapping = mapping_of(scene, truth)
-        rows, faults = [], []
-        for view in truth.views:
-            camera, state = camera_of(scene, view.entry, mapping), scene.at(view.clip, view.seconds)
-            features, _ = confidence.features(state, camera, RASTERIZER)
-            with torch.no_grad():
-                out = draw(state, camera, torch.ones(3), RASTERIZER)
-            inside = out.alpha[0] > 0.5
-            off = (out.rgb[0].permute(2, 0, 1).clamp(0, 1) - view.rgb).abs().amax(0) > trust.WRONG
-            rows.append(features[inside][::7])
-            faults.append((off | (view.alpha <= 0.5))[inside][::7])
-        evidence[name] = (torch.cat(rows).double(), torch.cat(faults))
-    for name in evidence:
-        others = [pair for other, pair in evidence.items() if other != name]
+        evidence[name] = [faults_of(given, name, seed) for seed in given.seeds.split(",")]
+    for name, pairs in evidence.items():
+        others = [pair for other, theirs in evidence.items() if other != name for pair in theirs]
         if others:
             weights = fitted(others)
-            area = trust.auc(evidence[name][0] @ weights[:-1] + weights[-1], evidence[name][1])
-            print(f"{name}: AUC inside the silhouette {area:.3f} with the numbers of the others")
-    weights = fitted(list(evidence.values()))
+            areas = [trust.auc(rows @ weights[:-1] + weights[-1], faults) or 0.0 for rows, faults in pairs]
+            each = ", ".join(f"{area:.3f}" for area in areas)
+            print(f"{name}: AUC inside the silhouette {each} with the numbers of the other scenes")
+    weights = fitted([pair for pairs in evidence.values() for pair in pairs])
     print("INSIDE =", tuple(round(float(w), 2) for w in weights[:-1]), "INSIDE_BIAS =", round(float(weights[-1]), 2))
+
+
+def faults_of(given: argparse.Namespace, name: str, seed: str) -> tuple[Tensor, Tensor]:
+    """Features and faults of every seventh pixel inside the silhouette, over the held-out views of an asset."""
+    scene = pipeline_artifact(request_of(given, name, int(seed)), "train")  # the .ply beside it may be a round's
+    truth = read_truth(given.bench / name, scene)
+    mapping = mapping_of(scene, truth)
+    rows, faults = [], []
+    for view in truth.views:
+        camera, state = camera_of(scene, view.entry, mapping), scene.at(view.clip, view.seconds)
+        features, _ = confidence.features(state, camera, RASTERIZER)
+        with torch.no_grad():
+            out = draw(state, camera, torch.ones(3), RASTERIZER)
+        inside = out.alpha[0] > 0.5
+        off = (out.rgb[0].permute(2, 0, 1).clamp(0, 1) - view.rgb).abs().amax(0) > trust.WRONG
+        rows.append(features[inside][::7])
+        faults.append((off | (view.alpha <= 0.5))[inside][::7])
+    return torch.cat(rows).double(), torch.cat(faults)
 
 
 def fitted(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -13,16 +13,30 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fourdgen.generate import Generated, Guide
+from fourdgen.generate import Footage, Generated, Guide
+from fourdgen.generate.guide import render_guide
+from fourdgen.generate.paths import Path
+from fourdgen.render import Rasterizer
 
 WHITE = 0.12  # a generated pixel that is less than this off white is background, where no silhouette was given
 COLOR, SILHOUETTE = 0.15, 0.35  # difference from a certain guide at which agreement has fallen to 1/e
 BLINK = 0.25  # the same for a change that neighbouring frames do not share
 SPREAD = 5  # pixels over which a disagreement counts
 AROUND = 2  # frames on each side that a frame is compared with
-LEAST_IOU = 0.6  # of the silhouettes where the guide is confident; a frame below is refused
-LEAST_AGREEMENT = 0.4  # mean agreement over the subject; a frame below is refused
+# A frame is refused below these shares of what the asset's own filmed frames reach, judged as if they had been made.
+SHARE_OF_IOU, SHARE_OF_AGREEMENT = 0.75, 0.5
+POOR = 0.1  # quantile over the filmed frames that stands for them: a few may be spoilt
+FILMED = 24  # filmed frames that are judged
 LEAST_FRAMES = 0.5  # share of its frames without which a view is refused
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A frame is refused below these. iou: of the silhouettes where the guide is confident. agreement: mean over the
+    subject. The defaults are those of an asset that explains its filmed frames rather well."""
+
+    iou: float = 0.6
+    agreement: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,26 @@ class Verdict:
     reason: str
 
 
-def judge(guide: Guide, made: Generated, filtering: bool = True) -> Verdict:
+def bounds_of(footage: Footage, rasterizer: Rasterizer) -> Bounds:
+    """What can be asked of a new view of this asset: shares of what its own filmed frames reach.
+
+    An asset that hardly explains what was filmed cannot refuse a video for not agreeing with it.
+    """
+    overlaps, agreements = [], []
+    step = max(1, len(footage.frames()) // FILMED)
+    for name, clip in footage.scene.clips.items():
+        rows = list(footage.scene.trained_frames(name))[::step]
+        guide = render_guide(footage, Path(name, name, clip.seconds[rows], clip.cameras[rows]), rasterizer)
+        frames = [footage.capture.frame(name, row) for row in rows]
+        alpha = torch.stack([frame.mask for frame in frames])
+        rgb = torch.stack([frame.rgb for frame in frames]) * alpha[..., None] + 1 - alpha[..., None]
+        overlaps.append(confident_iou(guide.alpha, alpha, guide.confidence))
+        agreements.append(_over_subject(agreement(guide, rgb, alpha), guide.alpha, alpha))
+    iou, agreed = (float(torch.cat(found).quantile(POOR)) for found in (overlaps, agreements))
+    return Bounds(SHARE_OF_IOU * iou, SHARE_OF_AGREEMENT * agreed)
+
+
+def judge(guide: Guide, made: Generated, filtering: bool = True, bounds: Bounds = Bounds()) -> Verdict:
     """Weight per pixel = (0.25 + 0.25 (1 - c)) x agreement; of a generator that carries filmed pixels, what is neither
     filmed nor confident is the asset's own opinion once more, and counts that much less.
 
@@ -52,15 +85,14 @@ def judge(guide: Guide, made: Generated, filtering: bool = True) -> Verdict:
         return Verdict(alpha, ones, 0.5 * ones, kept, kept.float(), ("",) * len(guide), "")
     iou = confident_iou(guide.alpha, alpha, guide.confidence)
     local = agreement(guide, made.rgb, alpha)
-    subject = (torch.maximum(guide.alpha, alpha) > 0.5).float()
-    overall = (local * subject).sum((1, 2)) / subject.sum((1, 2)).clamp_min(1)
+    overall = _over_subject(local, guide.alpha, alpha)
     reasons = []
     for t in range(len(guide)):
         if not torch.isfinite(made.rgb[t]).all():
             reasons.append("not a picture")
-        elif float(iou[t]) < LEAST_IOU:
+        elif float(iou[t]) < bounds.iou:
             reasons.append(f"silhouette overlap {float(iou[t]):.2f} where the asset is confident")
-        elif float(overall[t]) < LEAST_AGREEMENT:
+        elif float(overall[t]) < bounds.agreement:
             reasons.append(f"agreement {float(overall[t]):.2f}")
         else:
             reasons.append("")
@@ -103,6 +135,14 @@ def agreement(guide: Guide, rgb: Float[Tensor, "t h w 3"], alpha: Float[Tensor, 
     outline = _wide(change[..., 3].abs()) * guide.confidence / SILHOUETTE
     blink = _wide((change - _around(change)).abs().mean(-1)) / BLINK
     return torch.exp(-(color**2) - outline**2 - blink**2)
+
+
+def _over_subject(
+    values: Float[Tensor, "t h w"], guide: Float[Tensor, "t h w"], made: Float[Tensor, "t h w"]
+) -> Float[Tensor, "t"]:
+    """Mean over the pixels that are in either silhouette."""
+    subject = (torch.maximum(guide, made) > 0.5).float()
+    return (values * subject).sum((1, 2)) / subject.sum((1, 2)).clamp_min(1)
 
 
 def _wide(values: Float[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:

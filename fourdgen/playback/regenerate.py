@@ -17,7 +17,7 @@ from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
 from fourdgen.data.capture import Capture, load_capture, write_png
 from fourdgen.data.video import write_video
 from fourdgen.generate import Generated, Guide, footage_of, paths
-from fourdgen.generate.accept import Verdict, judge
+from fourdgen.generate.accept import Verdict, bounds_of, judge
 from fourdgen.generate.guide import render_guide
 from fourdgen.generate.video import GUIDING
 from fourdgen.render.carried import rasterizer_on
@@ -90,11 +90,12 @@ def regenerate(
         context = workspace.Context(work, job, device, torch.get_num_threads(), request.seed, report)
         write_png(output / "coverage.png", paths.picture(scene, planned))
         write_transforms_json(output / "cameras.json", entries_of(scene, planned))
+        bounds = bounds_of(footage, rasterizer)
         found, rows = {}, []
         for number, path in enumerate(planned):
             guide = render_guide(footage, path, rasterizer, request.seed + 1000 * number)
             made = stage.made_once(context, guide, footage, generator)
-            verdict = judge(guide, made)
+            verdict = judge(guide, made, bounds=bounds)
             stage.say(context, guide, verdict)
             write_films(output, guide, made)
             rows.append(stage.check_row(guide, made, verdict))

@@ -18,7 +18,7 @@ from fourdgen import weights
 from fourdgen.data.cameras_io import read_camera_entries
 from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, write_picture, write_png
 from fourdgen.generate import Footage, Generated, Generator, Guide, footage_of, make_generator, paths
-from fourdgen.generate.accept import Verdict, judge
+from fourdgen.generate.accept import Verdict, bounds_of, judge
 from fourdgen.generate.guide import given_paths, render_guide
 from fourdgen.generate.paths import Path as CameraPath
 from fourdgen.render.carried import rasterizer_on
@@ -90,11 +90,12 @@ def run(ctx: Context, config: RegenerateConfig, capture: Capture, scene: Scene4D
     rasterizer = rasterizer_on(ctx.device)
     generator = generator_of(config, ctx.device)
     planned = plan(scene, config)
+    bounds = bounds_of(footage, rasterizer)
     clips, rows, filled = [], [], []
     for number, path in enumerate(planned):
         guide = render_guide(footage, path, rasterizer, ctx.seed + 1000 * number)
         made = made_once(ctx, guide, footage, generator)
-        verdict = judge(guide, made, config.filtering)
+        verdict = judge(guide, made, config.filtering, bounds)
         say(ctx, guide, verdict)
         filled.append(_filled_share(guide, made, verdict))
         rows.append(check_row(guide, made, verdict))

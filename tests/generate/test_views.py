@@ -12,7 +12,7 @@ from fourdgen.data.capture import Capture, Clip, Frame, write_picture
 from fourdgen.fit.confidence import surfel_confidence
 from fourdgen.fit.sampler import view_directions
 from fourdgen.generate import Footage, Generated, Guide, fill, footage_of, make_generator, paths
-from fourdgen.generate.accept import judge, silhouettes
+from fourdgen.generate.accept import bounds_of, judge, silhouettes
 from fourdgen.generate.fill import Fill, smoothed, typical
 from fourdgen.generate.guide import given_paths, render_guide
 from fourdgen.generate.symmetry import find_mirror
@@ -193,12 +193,28 @@ def test_a_limb_in_one_frame_weighs_nothing_there(guide: Guide) -> None:
     assert float(verdict.weight[others].mean()) > 0.2
 
 
-def test_another_subject_is_refused_as_a_whole_with_a_reason(guide: Guide) -> None:
-    verdict = judge(guide, Generated(guide.rgb.flip(1), guide.alpha.flip(1)))
+def test_another_subject_is_refused_as_a_whole_with_a_reason(footage: Footage, guide: Guide) -> None:
+    other = Generated(guide.rgb.flip(1), guide.alpha.flip(1))
+    verdict = judge(guide, other, bounds=bounds_of(footage, RASTERIZER))
     assert not bool(verdict.kept.any())
     assert "frames refused" in verdict.reason
     assert bool((verdict.weight == 0).all())
-    assert float(judge(guide, Generated(guide.rgb.flip(1), guide.alpha.flip(1)), filtering=False).weight.min()) == 0.5
+    assert float(judge(guide, other, filtering=False).weight.min()) == 0.5
+
+
+def test_an_asset_that_explains_little_refuses_little(footage: Footage, guide: Guide) -> None:
+    """Bounds follow the filmed frames: an asset that is off by a tenth of its size takes true pictures all the same."""
+    exact = bounds_of(footage, RASTERIZER)
+    assert 0.7 < exact.iou <= 0.75 and 0.45 < exact.agreement <= 0.5
+    sure = torch.full((len(footage.scene.surfels),), 0.97)
+    moved = replace(footage.scene.surfels, means=footage.scene.surfels.means + 0.15, confidence=sure)
+    off = replace(footage, scene=replace(footage.scene, surfels=moved))
+    bounds = bounds_of(off, RASTERIZER)
+    assert bounds.iou < exact.iou - 0.1 and bounds.agreement < exact.agreement - 0.1
+    path = paths.Path(guide.name, guide.clip, guide.seconds, guide.cameras)
+    wrong, true = render_guide(off, path, RASTERIZER), Generated(guide.rgb, guide.alpha)
+    assert not bool(judge(wrong, true, bounds=exact).kept.any())
+    assert float(judge(wrong, true, bounds=bounds).kept.float().mean()) > 0.9
 
 
 def test_silhouettes_are_found_on_white(guide: Guide) -> None:
