@@ -37,6 +37,7 @@ class SurfaceConfig:
     size: int = 384  # pixels of a view
     reach: float = 5.0  # cells in front of a measured depth over which it says something
     behind: float = 1.5  # the same behind it: a thin part has its other side there, which only other views may measure
+    smooth: float = 0.8  # cells over which the field is smoothed (standard deviation): rays that leak in leave dents
     smallest: float = 0.02  # parts with less than this share of the largest part's faces are left out
     faces: int = 0  # at most about this many triangles (by open3d); 0: as many as there are
 
@@ -55,6 +56,8 @@ def surface(
     """
     if config.faces:
         load_open3d()  # or say so before the work
+    from scipy.ndimage import gaussian_filter
+
     clip, seconds = filmed_moment(scene)
     state = replace(scene, surfels=refined(scene.surfels)).at(clip, seconds)
     cameras, low, cell, shape = around(state, config)
@@ -87,7 +90,7 @@ def surface(
         weight += measured
         report.emit("step", stage="surface", step=number + 1, total=len(cameras))
     field = torch.where(weight > 0, total / weight.clamp_min(1), torch.full_like(total, -1.0))
-    field = field.reshape(shape)
+    field = torch.from_numpy(gaussian_filter(field.reshape(shape).numpy(), config.smooth, mode="nearest"))
     hull = outlines[-1].reshape(shape)
     level = _level(field, hull, low, cell, cameras, [depth.isfinite() for _, depth in pictures])
     field = torch.maximum(field - level, hull)
@@ -239,7 +242,7 @@ def colors_at(
     sharp: float = 4.0,
 ) -> Float[Tensor, "n 3"]:
     """Colours of points on the surface: the mean of the pictures that see them (to two cells in depth), weighted by the
-    cosine of the view to the power of `sharp`; of the nearest surfel where none does."""
+    cosine of the view to the power of `sharp`; of the nearest point that is seen where none does."""
     from scipy.spatial import cKDTree
 
     total, weight = torch.zeros_like(points), torch.zeros(len(points), 1)
@@ -258,6 +261,11 @@ def colors_at(
         )
         total.index_add_(0, index, share * seen[0, :, 0].T)
         weight.index_add_(0, index, share)
-    _, nearest = cKDTree(surfels.means.numpy()).query(points.numpy())
-    beside = rgb_from_sh(surfels.sh[:, :1])[torch.from_numpy(nearest)]
-    return torch.where(weight > 1e-3, total / weight.clamp_min(1e-9), beside).clamp(0, 1)
+    seen_at_all = weight[:, 0] > 1e-3
+    colors = total / weight.clamp_min(1e-9)
+    if not bool(seen_at_all.all()):
+        known = (points[seen_at_all], colors[seen_at_all]) if bool(seen_at_all.any()) else None
+        near_points, near_colors = known or (surfels.means, rgb_from_sh(surfels.sh[:, :1]))
+        _, nearest = cKDTree(near_points.numpy()).query(points[~seen_at_all].numpy())
+        colors[~seen_at_all] = near_colors[torch.from_numpy(nearest)]
+    return colors.clamp(0, 1)

@@ -50,7 +50,7 @@ def baked(
     points, normals = _shown(mesh, atlas)
     colors = torch.zeros(size * size, 3)
     used = torch.from_numpy(atlas.face >= 0)
-    colors[used] = colors_at(points, normals, state, cameras, pictures, cell, sharp=8.0)
+    colors[used] = colors_at(points, normals, state, cameras, pictures, cell)
     uv = torch.from_numpy(atlas.uv).float()
     straight = colors.reshape(size, size, 3)
     if fit:
