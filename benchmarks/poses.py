@@ -2,12 +2,19 @@
 
     python benchmarks/poses.py --bench DIR [--out DIR] [--json FILE] [--scenes fox,varied/wolf] [--clips a,b]
                                [--versions as_filmed,eased] [--seeds 0,1] [--effort 1.0] [--jobs 2] [--no-pairs]
+                               [--whole] [--minutes 30]
 
 Every clip of the scenes (folders with clips/ and transforms.json) is searched as filmed and re-timed: eased (slow
 ends), there and back, stop and go, first third only. Errors are angles after one global rotation per clip; joint: one
-for the clips of a scene, after stages align and root_pose. All solutions that a search refined are labelled: right
-below 20 degrees of median error. Each is judged by the acceptance tests as if it had won. Finished searches in --out
-are not run again.
+for the clips of a scene, after stages align and root_pose, and with --whole after training. There the error of the
+cameras against the asset's own body stands beside it: what is root and what is body motion is ambiguous, and a
+camera that is off by just what the body is off shows the right picture.
+
+All solutions that a search moved along its lines or refined are labelled: right below 20 degrees of median error.
+Each is judged by the acceptance tests as if it had won, among those of its round.
+
+What is finished lies in --out and is not run again, so that an interrupted benchmark goes on where it was; --minutes
+starts nothing after so long, and the table shows what there is.
 """
 
 from __future__ import annotations
@@ -30,15 +37,22 @@ import torch
 from fourdgen import native
 from fourdgen.data.cameras_io import CameraEntry, read_camera_entries
 from fourdgen.data.capture import Capture, load_capture, stack
-from fourdgen.geometry.fit import rotation_errors
-from fourdgen.poses.accept import DISTINCT, judge, path_difference
+from fourdgen.evaluate import evaluate
+from fourdgen.evaluate.mesh import read_mesh
+from fourdgen.evaluate.tracks import carried_points, outside
+from fourdgen.geometry.fit import rotation_errors, similarity_between
+from fourdgen.geometry.transforms import nearest_rotation
+from fourdgen.poses.accept import DISTINCT, judge, path_difference, verdict
 from fourdgen.poses.search import Candidate, ClipSolution, SearchSettings, solve_clip
-from fourdgen.poses.turn import turn_from_flow
+from fourdgen.poses.turn import Turn, turn_from_flow
 from fourdgen.report import Silent
-from fourdgen.stages import align, ingest, root_pose
+from fourdgen.scene import files
+from fourdgen.scene.scene4d import Scene4D
+from fourdgen.stages import align, ingest, root_pose, sample, train
 from fourdgen.workspace import Context, Job
 
 RIGHT = 20.0  # degrees of median error below which a path lies in the right basin
+LABELLED = ("moved", "refined")  # rounds of a search whose solutions are labelled
 
 
 def _eased(count: int) -> np.ndarray:
@@ -97,45 +111,63 @@ def capture_of(scene: Path, folder: Path) -> Capture:
     return load_capture(folder)
 
 
-def search(task: dict[str, Any]) -> dict[str, Any]:
-    """One clip in one version: the record for the table; the solution is kept beside it for the pair."""
+def _finished(task: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a task that was done before."""
+    path = Path(task["path"])
+    return dict(json.loads(path.read_text())) if path.exists() else None
+
+
+def _record(task: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """Kept, whole or not at all."""
+    path = Path(task["path"])
+    path.with_suffix(".partial").write_text(json.dumps(record, indent=1))
+    path.with_suffix(".partial").replace(path)
+    return record
+
+
+def work(task: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a task; None if it would have begun too late, or what it needs is not there."""
+    done = _finished(task)
+    if done is not None or time.time() > task["until"] or not all(Path(p).exists() for p in task["needs"]):
+        return done
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     native.set_threads(1)
-    record_path = Path(task["path"])
-    if record_path.exists():
-        return dict(json.loads(record_path.read_text()))
+    begun = time.process_time()
+    figures = {"search": search, "pair": pair, "whole": whole}[task["kind"]](task)
+    named = {key: task[key] for key in ("name", "seed", "effort")}
+    return _record(task, {**named, "seconds": time.process_time() - begun, **figures})
+
+
+def search(task: dict[str, Any]) -> dict[str, Any]:
+    """One clip in one version; the solution is kept beside the record, for the pair."""
     capture = load_capture(Path(task["capture"]))
     order = VERSIONS[task["version"]](len(capture.clip(task["clip"])))
     rgb, mask = (frames.numpy()[order] for frames in stack(capture, task["clip"]))
     true = _rotations(truth_of(Path(task["scene"]))[task["clip"]])[order]
     settings = SearchSettings(focal=align.AlignConfig().focal, seed=task["seed"], effort=task["effort"])
-    refined: list[Candidate] = []
-
-    def watch(stage: str, candidates: list[Candidate]) -> None:
-        if stage == "refined":
-            refined.extend(candidates)
-
+    rounds: dict[str, list[Candidate]] = {}
     begun = time.process_time()
-    solution = solve_clip(rgb, mask, settings, watch=watch)
+    solution = solve_clip(rgb, mask, settings, watch=lambda stage, candidates: rounds.update({stage: candidates}))
     seconds = time.process_time() - begun
-    record = {
-        **{key: task[key] for key in ("name", "clip", "version", "seed", "effort")},
-        **_figures(solution.rotation, true[solution.frames]),
-        "still": solution.still, "accepted": solution.verdict.accepted, "reason": solution.verdict.reason,
-        "seconds": seconds, "labelled": labelled(refined, rgb, mask, solution, true),
+    Path(task["path"]).with_suffix(".pkl").write_bytes(pickle.dumps(solution))
+    turn, true = turn_from_flow(rgb, mask), true[solution.frames]
+    labels = [
+        {"stage": stage, **row} for stage in LABELLED for row in labelled(rounds.get(stage, []), turn, solution, true)
+    ]
+    verdict_on_it = {**vars(solution.verdict), "margin": min(solution.verdict.margin, 99.0)}
+    return {
+        "clip": task["clip"], "version": task["version"], "seconds": seconds, **_figures(solution.rotation, true),
+        "still": solution.still, "start": solution.name, "loss": solution.loss, **verdict_on_it,
+        "gain": solution.still_loss / solution.loss, "labelled": labels,
     }  # fmt: skip
-    record_path.with_suffix(".pkl").write_bytes(pickle.dumps(solution))
-    record_path.write_text(json.dumps(record, indent=1))
-    return record
 
 
 def labelled(
-    candidates: list[Candidate], rgb: np.ndarray, mask: np.ndarray, solution: ClipSolution, true: torch.Tensor
+    candidates: list[Candidate], turn: Turn, solution: ClipSolution, true: torch.Tensor
 ) -> list[dict[str, Any]]:
-    """Every refined solution with its error and the verdict on it. `met`: judged against its best distinct rival.
+    """Every solution of a round with its error and the verdict on it. `met`: judged against its best distinct rival.
     `alone`: against its best distinct rival that is no better, as if the search had missed what beats it."""
-    turn = turn_from_flow(rgb, mask)
     rows = []
     for candidate in candidates:
         mine = candidate.fit.rotations().detach()
@@ -144,27 +176,31 @@ def labelled(
         ]  # fmt: skip
         worse = [loss for loss in rivals if loss >= candidate.loss]
         met = judge(candidate.fit, solution.frames, turn, min(rivals, default=None))
-        alone = judge(candidate.fit, solution.frames, turn, min(worse, default=None))
+        margin = min(worse) / candidate.loss if worse else 99.0
+        alone = verdict(met.flow, margin, met.overlap, met.relocated)
         rows.append({
-            "median": float(rotation_errors(mine, true[solution.frames]).median()), "loss": candidate.loss,
-            "gain": solution.still_loss / candidate.loss, "met": vars(met), "alone": vars(alone),
+            "median": float(rotation_errors(mine, true).median()), "loss": candidate.loss,
+            "gain": solution.still_loss / candidate.loss, "met": {**vars(met), "margin": min(met.margin, 99.0)},
+            "alone": vars(alone),
         })  # fmt: skip
     return rows
 
 
+def _context(task: dict[str, Any], folder: Path) -> Context:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Context(folder, Job((), folder / "scene.ply", folder), "cpu", 1, task["seed"], Silent())
+
+
 def pair(task: dict[str, Any]) -> dict[str, Any]:
-    """Both clips of a scene in one root frame: errors under one rotation for both after each stage, focal errors."""
-    torch.set_num_threads(1)
+    """The clips of a scene in one root frame: errors under one rotation for all after each stage, focal errors."""
     capture, truth = load_capture(Path(task["capture"])), truth_of(Path(task["scene"]))
     solutions = {name: pickle.loads(Path(path).read_bytes()) for name, path in task["solutions"].items()}
-    folder = Path(task["path"])
-    folder.mkdir(parents=True, exist_ok=True)
-    context = Context(folder, Job((), folder / "scene.ply", folder), "cpu", 1, task["seed"], Silent())
-    begun = time.process_time()
+    folder = Path(task["path"]).with_suffix("")
+    context = _context(task, folder)
     aligned = align.joined(context, align.AlignConfig(effort=task["effort"]), capture, solutions)
     (folder / "check.png").replace(folder / "align.png")
     track = root_pose.run(context, root_pose.RootPoseConfig(effort=task["effort"]), capture, aligned)
-    seconds = time.process_time() - begun
+    (folder / "poses.pkl").write_bytes(pickle.dumps((aligned, track)))
     names = list(track.clips)
     true = torch.cat([_rotations(truth[name]) for name in names])
     focal = {}
@@ -173,8 +209,7 @@ def pair(task: dict[str, Any]) -> dict[str, Any]:
         found = float(track.clips[name].K[0, 0, 0]) / max(capture.clip(name).size)
         focal[name] = found / (float(entry.K[0, 0]) / max(entry.size)) - 1
     return {
-        "name": task["name"], "seed": task["seed"], "left_out": dict(aligned.left_out), "certain": track.certain,
-        "reason": track.reason, "seconds": seconds, "focal": focal,
+        "left_out": dict(aligned.left_out), "certain": track.certain, "reason": track.reason, "focal": focal,
         "align": _figures(torch.cat([aligned.clips[name].cam_from_root[:, :3, :3] for name in names]), true),
         "root_pose": _figures(torch.cat([track.clips[name].cam_from_root[:, :3, :3] for name in names]), true),
         "alone": {
@@ -183,11 +218,55 @@ def pair(task: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def whole(task: dict[str, Any]) -> dict[str, Any]:
+    """The rest of the reconstruction on the pair's poses, and what `fourdgen eval` says of it."""
+    capture = load_capture(Path(task["capture"]))
+    folder = Path(task["path"]).with_suffix("")
+    context = _context(task, folder)
+    aligned, track = pickle.loads(Path(task["needs"][0]).read_bytes())
+    frames = sample.run(context, sample.SampleConfig(), capture, track)
+    scene = train.run(context, train.TrainConfig(), capture, aligned, track, frames)
+    files.write(folder / "scene.ply", scene)
+    figures = evaluate(folder / "scene.ply", Path(task["scene"]))
+    truth = truth_of(Path(task["scene"]))
+    true = {name: _rotations(truth[name]) for name in scene.clips}
+    found = {name: clip.cameras.cam_from_world[:, :3, :3] for name, clip in scene.clips.items()}
+    body = {name: against_body(scene, name, Path(task["scene"]), truth) for name in scene.clips}
+    kept = ("psnr", "strict_psnr", "ssim", "lpips", "iou", "focal_error", "track")
+    return {
+        **{key: figures[key] for key in kept},
+        "joint": _figures(torch.cat([*found.values()]), torch.cat([*true.values()])),
+        "alone": {name: _figures(found[name], true[name]) for name in found},
+        "joint_body": _figures(torch.cat([*body.values()]), torch.cat([*true.values()])),
+        "alone_body": {name: _figures(body[name], true[name]) for name in body},
+    }  # fmt: skip
+
+
+def against_body(scene: Scene4D, name: str, folder: Path, truth: dict[str, list[CameraEntry]]) -> torch.Tensor:
+    """Rotations of a clip's cameras against the body: those found, turned by the rotation that takes points of the true
+    surface, as the asset carries them, to where they are in each frame."""
+    clip, mesh = scene.clips[name], read_mesh(folder / "truth", name)
+    found = torch.cat([c.cameras.cam_from_world for c in scene.clips.values()])
+    true = torch.cat([torch.stack([e.cam_from_input.float() for e in truth[n]]) for n in scene.clips])
+    root_from_truth = similarity_between(found, true)
+    rotations = (clip.cameras.cam_from_world[:, :3, :3].double() @ root_from_truth.rotation).float()
+    if mesh is None:
+        return rotations
+    frames = list(range(len(clip.cameras)))
+    points = outside(mesh, [0])
+    at = np.stack([points.at(mesh, frame) for frame in frames])
+    carried = carried_points(scene, name, frames, at[0], root_from_truth)
+    offset, wanted = (torch.from_numpy(p - p.mean(1, keepdims=True)) for p in (carried, at))
+    body = nearest_rotation(torch.einsum("tni,tnj->tij", wanted, offset)).float()  # true point = body @ carried point
+    return rotations @ body.transpose(1, 2)
+
+
 def acceptance(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Shares over all labelled solutions of clips whose view turns."""
     rows = [row for record in records for row in record["labelled"]]
-    right = [row for row in rows if row["median"] < RIGHT]
     wrong = [row for row in rows if row["median"] >= RIGHT]
+    # Before its refinement nothing is accepted or refused in earnest: only wrong ones count there.
+    right = [row for row in rows if row["median"] < RIGHT and row["stage"] == "refined"]
     winners = [record for record in records if not record["still"]]
     return {
         "labelled": len(rows), "right": len(right), "wrong": len(wrong),
@@ -201,25 +280,72 @@ def acceptance(records: list[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def show(records: list[dict[str, Any]], pairs: list[dict[str, Any]], accepted: dict[str, Any]) -> None:
-    print(f"{'clip':22} {'version':15} seed  median  <10 deg    max  accepted  seconds")
+def _focals(errors: dict[str, float]) -> str:
+    return ", ".join(f"{name} {100 * error:+.1f} %" for name, error in errors.items())
+
+
+def show(
+    records: list[dict[str, Any]], pairs: list[dict[str, Any]], wholes: list[dict[str, Any]], accepted: dict[str, Any]
+) -> None:
+    print(f"{'clip':22} {'version':15} seed  median  <10 deg    max  accepted  CPU s")
     for r in records:
-        verdict = "still" if r["still"] else "yes" if r["accepted"] else "no"
+        verdict = "still" if r["still"] else "yes" if r["accepted"] else f"no: {r['reason']}"
         print(
             f"{r['name'] + ' ' + r['clip']:22} {r['version']:15} {r['seed']:4} {r['median']:7.1f} {r['lt10']:8.0%} "
-            f"{r['max']:6.1f}  {verdict:8}  {r['seconds']:7.0f}"
-        )
-    for p in pairs:
-        focal = ", ".join(f"{name} {100 * error:+.1f} %" for name, error in p["focal"].items())
-        a, b = p["align"], p["root_pose"]
-        print(
-            f"{p['name']:22} joint: median {a['median']:.1f} after align, {b['median']:.1f} after root_pose, "
-            f"{b['lt8']:.0%} below 8; focal {focal}; {'certain' if p['certain'] else 'uncertain'}; {p['seconds']:.0f} s"
+            f"{r['max']:6.1f} {r['seconds']:6.0f}  {verdict}"
         )
     if records:
         basin = sum(r["median"] < RIGHT and not r["still"] for r in records)
-        print(f"\nright basin: {basin} of {len(records)}")
+        print(f"right basin: {basin} of {len(records)}\n")
+    for p in pairs:
+        a, b = p["align"], p["root_pose"]
+        out = f"; left out: {', '.join(p['left_out'])}" if p["left_out"] else ""
+        print(
+            f"{p['name']:22} seed {p['seed']}, joint: median {a['median']:.1f} after align, {b['median']:.1f} after "
+            f"root_pose, {b['lt8']:.0%} below 8; focal {_focals(p['focal'])}; "
+            f"{'certain' if p['certain'] else 'uncertain: ' + p['reason']}; {p['seconds']:.0f} CPU s{out}"
+        )
+    for w in wholes:
+        a, b = w["joint"], w["joint_body"]
+        each = ", ".join(f"{n} {f['median']:.1f} ({w['alone_body'][n]['median']:.1f})" for n, f in w["alone"].items())
+        print(
+            f"{w['name']:22} seed {w['seed']}, trained: joint median {a['median']:.1f} ({b['median']:.1f} against the "
+            f"body), {a['lt8']:.0%} ({b['lt8']:.0%}) below 8; {each}; focal {100 * w['focal_error']:.1f} % off; "
+            f"registered {w['psnr']:.2f} dB, strict {w['strict_psnr']:.2f} dB; {w['seconds']:.0f} CPU s"
+        )
     print(json.dumps(accepted, indent=1))
+
+
+def plan(given: argparse.Namespace, bench: Path) -> list[dict[str, Any]]:
+    """All tasks in the order in which they are worth most: clips as filmed, their pairs, re-timed ones; then again with
+    the next seed."""
+    found = sorted(p.parent for p in bench.rglob("transforms.json") if (p.parent / "clips").is_dir())
+    scenes = [bench / name for name in given.scenes.split(",")] if given.scenes else found
+    until = time.time() + 60 * given.minutes if given.minutes else float("inf")
+    tasks = []
+    for seed in map(int, given.seeds.split(",")):
+        for version in given.versions.split(","):
+            searches, pairs, wholes = [], [], []
+            for scene in scenes:
+                folder = given.out / scene.relative_to(bench)
+                clips = [clip for clip in truth_of(scene) if not given.clips or clip in given.clips.split(",")]
+                end = f"{seed}-{given.effort:g}"
+                common = {"name": str(scene.relative_to(bench)), "scene": str(scene), "seed": seed,
+                          "capture": str(folder / "capture"), "effort": given.effort, "until": until}  # fmt: skip
+                paths = {clip: folder / f"{clip}-{version}-{end}.json" for clip in clips}
+                for clip, path in paths.items():
+                    task = {"kind": "search", "clip": clip, "version": version, "path": str(path), "needs": []}
+                    searches.append({**common, **task})
+                if version != "as_filmed" or len(clips) < 2 or given.no_pairs:
+                    continue
+                solved = {clip: str(path.with_suffix(".pkl")) for clip, path in paths.items()}
+                path = folder / f"pair-{end}.json"
+                task = {"kind": "pair", "solutions": solved, "path": str(path), "needs": list(solved.values())}
+                pairs.append({**common, **task})
+                poses = str(path.with_suffix("") / "poses.pkl")
+                wholes.append({**common, "kind": "whole", "path": str(folder / f"whole-{end}.json"), "needs": [poses]})
+            tasks += searches + pairs + (wholes if given.whole else [])
+    return tasks
 
 
 def main() -> None:
@@ -234,40 +360,30 @@ def main() -> None:
     parser.add_argument("--effort", type=float, default=1.0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--no-pairs", action="store_true")
+    parser.add_argument("--whole", action="store_true", help="train on the pairs' poses, too")
+    parser.add_argument("--minutes", type=float, help="start nothing after so long")
     given = parser.parse_args()
     if given.bench is None:
         parser.error("--bench DIR or FOURDGEN_BENCH is needed")
-    bench = Path(given.bench)
-    found = sorted(p.parent for p in bench.rglob("transforms.json") if (p.parent / "clips").is_dir())
-    scenes = [bench / name for name in given.scenes.split(",")] if given.scenes else found
-    tasks, joins = [], []
-    for scene in scenes:
-        name = str(scene.relative_to(bench))
-        folder = given.out / name
-        capture_of(scene, folder / "capture")
-        clips = [clip for clip in truth_of(scene) if not given.clips or clip in given.clips.split(",")]
-        for seed in map(int, given.seeds.split(",")):
-            common = {"name": name, "scene": str(scene), "capture": str(folder / "capture"), "seed": seed,
-                      "effort": given.effort}  # fmt: skip
-            for version in given.versions.split(","):
-                paths = {clip: folder / f"{clip}-{version}-{seed}-{given.effort:g}.json" for clip in clips}
-                tasks += [
-                    {**common, "clip": clip, "version": version, "path": str(path)} for clip, path in paths.items()
-                ]
-                if version == "as_filmed" and len(clips) > 1 and not given.no_pairs:
-                    solutions = {clip: str(path.with_suffix(".pkl")) for clip, path in paths.items()}
-                    joins.append({**common, "solutions": solutions, "path": str(folder / f"pair-{seed}")})
+    tasks = plan(given, Path(given.bench))
+    for task in {task["capture"]: task for task in tasks}.values():
+        capture_of(Path(task["scene"]), Path(task["capture"]))
+    done: dict[str, list[dict[str, Any]]] = {"search": [], "pair": [], "whole": []}
     with ProcessPoolExecutor(given.jobs, get_context("spawn")) as pool:
-        records = list(pool.map(search, tasks))
-        pairs = list(pool.map(pair, joins))
-    accepted = acceptance(records)
-    show(records, pairs, accepted)
+        # One after the other comes free: a pair finds the searches done that it needs. With several processes those at
+        # the seams may still be running; what is left out then, the next call does.
+        for task, record in zip(tasks, pool.map(work, tasks), strict=True):
+            if record is not None:
+                done[task["kind"]].append(record)
+    accepted = acceptance(done["search"])
+    show(done["search"], done["pair"], done["whole"], accepted)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"peak memory of a process: {peak:.0f} MB")
+    print(f"peak memory of a process: {peak:.0f} MB; {sum(map(len, done.values()))} of {len(tasks)} tasks are done")
     if given.json is not None:
         given.json.write_text(
-            json.dumps({"clips": records, "pairs": pairs, "acceptance": accepted, "peak_mb": peak}, indent=1)
-        )
+            json.dumps({"clips": done["search"], "pairs": done["pair"], "whole": done["whole"],
+                        "acceptance": accepted, "peak_mb": peak}, indent=1)
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

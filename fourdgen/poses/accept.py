@@ -131,7 +131,11 @@ def judge(fit: Fit, frames: Tensor, turn: Turn, rival_loss: float | None) -> Ver
     loss = fit.score()
     flow = flow_agreement(fit.rotations().detach(), frames, turn)
     margin = rival_loss / loss if rival_loss is not None else float("inf")
-    shared, again = overlap(fit), relocated(fit)
+    return verdict(flow, margin, overlap(fit), relocated(fit))
+
+
+def verdict(flow: float, margin: float, shared: float, again: float) -> Verdict:
+    """What the four figures say together."""
     doubts = []
     if flow < FLOW_AGREES:
         doubts.append("it may turn the other way (--turn)")

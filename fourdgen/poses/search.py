@@ -34,12 +34,13 @@ class SearchSettings:
 
 # steps with poses held, steps with poses free, hypotheses that survive. The surfels must settle before the poses move:
 # a hull fresh from the knife looks wrong everywhere, and poses that are free run away from it (15 degrees, not 4).
-ROUNDS = ((15, 15, 14), (40, 40, 5))
+ROUNDS = ((15, 15, 10), (40, 40, 4))
 PROBE = (60, 60)
+TRIAL = (40, 25, 35)  # a move: poses held, free, and free for longer if it is one of the two that promise most
 FINAL = (100, 60, 200, 150)  # poses held, body bends, poses bend as a curve, every frame for itself
 NODES, WAVES = 20, 6  # body motion in the final fit, so that a leap is not read as a turn
 # Line search: how many candidates, by what share the sweep is changed, by how many degrees the elevation.
-MOVES = ((4, 0.2, 12.0), (3, 0.14, 9.0), (2, 0.08, 6.0))
+MOVES = ((3, 0.2, 12.0), (2, 0.14, 9.0), (2, 0.08, 6.0))
 FINALISTS = 3
 HOPELESS = 1.4  # times the best loss: such a candidate stays as a rival, but nobody spends a line search on it
 STILL = "still"
@@ -196,7 +197,12 @@ def _moved(candidate: Candidate, share: float, tilt: float, pictures: Pictures, 
     paths = [rotation, up @ rotation, up.T @ rotation]
     if not settings.sweep:
         paths += [stretched(rotation, 1 / (1 + share)), stretched(rotation, 1 + share)]
-    return min((_probed(candidate.name, path, place, pictures, settings) for path in paths), key=lambda c: c.loss)
+    held, free, longer = TRIAL
+    tried = [_probe(pictures, path, place, settings, held, free, 7) for path in paths]
+    promising = sorted(tried, key=lambda fit: fit.score())[:2]
+    for fit in promising:
+        fit.run(_steps(longer, settings), Pace(turn=0.006))
+    return min((Candidate(candidate.name, fit, fit.score()) for fit in promising), key=lambda c: c.loss)
 
 
 def _line_search(
