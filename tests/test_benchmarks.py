@@ -1,7 +1,8 @@
-"""benchmarks/: what quality.py and linger.py would run, and how figures become a table."""
+"""benchmarks/: what quality.py, linger.py and poses.py would run, and how figures become a table."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import sys
@@ -109,3 +110,45 @@ def test_figures_of_speed_stand_beside_their_bounds(monkeypatch: pytest.MonkeyPa
     assert rows["speed-up by 2 threads, two pictures"] == ["1.70", "1.85", "MISSED"]
     assert rows["1 thread, times the arithmetic alone"] == ["1.70", "18.00", "12.00", "goal", "reached"]
     assert not any("prototype" in row for row in rows)
+
+
+@pytest.fixture(scope="module")
+def poses() -> ModuleType:
+    return script("poses")
+
+
+def test_poses_are_planned_in_the_order_of_their_worth_and_done_once(poses: ModuleType, tmp_path: Path) -> None:
+    scene = tmp_path / "bench" / "ball"
+    (scene / "clips").mkdir(parents=True)
+    frames = [{"file_path": f"{clip}.mp4", "clip": clip, "frame": i, "transform_matrix": [[1, 0, 0, 0], [0, 1, 0, 0],
+               [0, 0, 1, 0], [0, 0, 0, 1]]} for clip in "ab" for i in range(3)]  # fmt: skip
+    camera = {"fl_x": 50.0, "fl_y": 50.0, "cx": 16.0, "cy": 16.0, "w": 32, "h": 32}
+    (scene / "transforms.json").write_text(json.dumps({**camera, "frames": frames}))
+    given = argparse.Namespace(
+        scenes=None, clips=None, seeds="0,1", versions="as_filmed,eased", out=tmp_path / "out", effort=1.0,
+        minutes=0.001, no_pairs=False, whole=True,
+    )  # fmt: skip
+    tasks = poses.plan(given, tmp_path / "bench")
+    first = [(task["kind"], task.get("clip"), task.get("version")) for task in tasks[:6]]
+    assert first == [("search", "a", "as_filmed"), ("search", "b", "as_filmed"), ("pair", None, None),
+                     ("whole", None, None), ("search", "a", "eased"), ("search", "b", "eased")]  # fmt: skip
+    assert [task["seed"] for task in tasks] == [0] * 6 + [1] * 6
+    assert len({task["path"] for task in tasks}) == 12
+    late = {**tasks[0], "until": 0.0}
+    assert poses.work(late) is None  # out of time
+    assert poses.work({**tasks[2], "until": float("inf")}) is None  # its searches are not there
+    Path(late["path"]).parent.mkdir(parents=True)
+    Path(late["path"]).write_text(json.dumps({"median": 3.5}))
+    assert poses.work(late) == {"median": 3.5}
+
+
+def test_wrong_solutions_count_in_every_round_right_ones_when_refined(poses: ModuleType) -> None:
+    def row(stage: str, median: float, met: bool, alone: bool) -> dict:
+        return {"stage": stage, "median": median, "met": {"accepted": met}, "alone": {"accepted": alone}}
+
+    rows = [row("moved", 60, True, True), row("moved", 5, False, False), row("refined", 5, True, False),
+            row("refined", 25, False, True)]  # fmt: skip
+    counted = poses.acceptance([{"still": False, "accepted": True, "median": 5.0, "labelled": rows}])
+    assert (counted["wrong"], counted["wrong_accepted"], counted["wrong_accepted_unbeaten"]) == (2, 1, 2)
+    assert (counted["right"], counted["right_refused_unbeaten"]) == (1, 1)
+    assert (counted["winners_right"], counted["winners_right_refused"], counted["winners_wrong_accepted"]) == (1, 0, 0)

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen.geometry.camera import look_at, orbit_eyes
-from fourdgen.poses.compare import facing
+from fourdgen.poses.compare import cosines, facing
+from fourdgen.poses.level import level_turn
 from fourdgen.poses.pictures import Pictures
 from fourdgen.poses.turn import Turn
 
@@ -82,3 +83,33 @@ def stretched(rotations: Float[Tensor, "n 3 3"], factor: float) -> Float[Tensor,
     """The same path with its azimuths scaled about their mean."""
     angle = azimuths(rotations)
     return rotations @ about_vertical((factor - 1) * (angle - angle.mean()))
+
+
+def tidied(
+    rotations: Float[Tensor, "n 3 3"], center: Float[Tensor, "n 2"], focal: float, frames: Tensor,
+    around: int = 7, up: int = 4,
+) -> Float[Tensor, "n 3 3"]:  # fmt: skip
+    """The orbit next to a path: no roll, azimuth a line and `around` cosines of time (with more than one, a parabola,
+    too: cosines are flat at the ends), elevation `up` cosines.
+
+    What a fit reads from a body that swings is in the roll and in the quick part of the elevation, and stays there
+    once the model has grown around it. `center`: where the subject's middle is seen, in sides.
+    """
+    towards = facing(center, focal)
+    looking = towards.transpose(1, 2) @ rotations
+    looking = looking @ level_turn(looking)[0]
+    angle, height = azimuths(looking), torch.asin(looking[:, 2, 1].clamp(-1, 1))
+    time = frames.float()
+    line = (time - time.mean()) / (time[-1] - time[0]).clamp_min(1.0)
+    steady = torch.stack([line, line**2] if around > 1 else [line], 1)
+    angle = _nearest_curve(torch.cat([cosines(time, min(around, len(time))), steady], 1), angle)
+    height = _nearest_curve(cosines(time, min(up, len(time))), height)
+    eyes = orbit_eyes(torch.rad2deg(angle), torch.rad2deg(height), 1.0)
+    return towards @ look_at(eyes)[:, :3, :3]
+
+
+def _nearest_curve(basis: Float[Tensor, "n k"], values: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Least squares; a little damped, for a line and a parabola are nearly sums of cosines."""
+    wide, wanted = basis.double(), values.double()
+    system = wide.T @ wide + 1e-6 * len(wide) * torch.eye(wide.shape[1], dtype=torch.float64)
+    return (wide @ torch.linalg.solve(system, wide.T @ wanted)).to(values.dtype)

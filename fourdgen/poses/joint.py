@@ -33,6 +33,7 @@ class JointSettings:
     focal_rate: float = 0.004  # of log focal length a step; 0 where the user gave it
     stiff: float = 0.05  # weight of the squared shifts of the body's nodes
     level: float = 0.5  # weight of the horizon once every path is free
+    smooth: float = 30.0  # weight of the cameras' acceleration: what is quick is the body's
     seed: int = 0
 
     @property
@@ -56,7 +57,15 @@ def refine_together(
     fit.use_basis(_per_clip(pictures, still, lambda time: cosines(time, min(settings.waves, len(time)))))
     fit.run(
         settings.curve,
-        Pace(turn=0.004, bend=0.004, focal=focal_rate, whole=whole, stiff=settings.stiff, level=settings.level),
+        Pace(
+            turn=0.004,
+            bend=0.004,
+            focal=focal_rate,
+            whole=whole,
+            stiff=settings.stiff,
+            smooth=settings.smooth,
+            level=settings.level,
+        ),
         batch=settings.batch,
     )
     done(settings.total - settings.free)
@@ -69,7 +78,7 @@ def refine_together(
             focal=focal_rate / 2,
             whole=whole / 2,
             stiff=settings.stiff,
-            smooth=2.0,
+            smooth=settings.smooth,
             level=settings.level,
         ),
         batch=settings.batch,

@@ -13,7 +13,7 @@ from torch import Tensor
 from fourdgen.geometry.transforms import so3_exp
 from fourdgen.poses.accept import DISTINCT, Verdict, flow_agreement, judge, path_difference
 from fourdgen.poses.compare import Fit, Nodes, Pace, cosines
-from fourdgen.poses.hypotheses import azimuths, orbit_starts, stretched
+from fourdgen.poses.hypotheses import azimuths, orbit_starts, stretched, tidied
 from fourdgen.poses.pictures import Pictures, cut, spread
 from fourdgen.poses.turn import Turn, turn_from_flow
 
@@ -35,10 +35,11 @@ class SearchSettings:
 # steps with poses held, steps with poses free, hypotheses that survive. The surfels must settle before the poses move:
 # a hull fresh from the knife looks wrong everywhere, and poses that are free run away from it (15 degrees, not 4).
 ROUNDS = ((15, 15, 10), (40, 40, 4))
-PROBE = (60, 60)
-TRIAL = (40, 25, 35)  # a move: poses held, free, and free for longer if it is one of the two that promise most
-FINAL = (100, 60, 200, 150)  # poses held, body bends, poses bend as a curve, every frame for itself
-NODES, WAVES = 20, 6  # body motion in the final fit, so that a leap is not read as a turn
+# A move: poses held, body bends, poses free, and free for longer if it is one of the two that promise most.
+TRIAL = (30, 25, 25, 30)
+FINAL = (100, 100, 200, 150)  # poses held, body bends, poses bend as a curve, every frame for itself
+NODES, WAVES = 20, 10  # body motion, so that a leap or a swing of the body is not read as a turn of the camera
+BODY = Pace(turn=0.006, bend=0.004, stiff=0.1, smooth=30.0, level=0.2)  # cameras move smoothly and hardly roll
 # Line search: how many candidates, by what share the sweep is changed, by how many degrees the elevation.
 MOVES = ((3, 0.2, 12.0), (2, 0.14, 9.0), (2, 0.08, 6.0))
 FINALISTS = 3
@@ -131,13 +132,25 @@ def _fit(
 
 
 def _probe(
-    pictures: Pictures, start: Tensor, place: Tensor | None, settings: SearchSettings, held: int, free: int, waves: int,
+    pictures: Pictures, start: Tensor, place: Tensor | None, settings: SearchSettings, held: int, free: int, seed: int
+) -> Fit:
+    """Fresh model, then poses free to bend as a whole, in five cosines."""
+    fit = _fit(pictures, start, settings, place, seed, held)
+    fit.use_basis(cosines(pictures.frame.float(), min(5, len(pictures))))
+    fit.run(_steps(free, settings), Pace(turn=0.006))
+    return fit
+
+
+def _bend(
+    pictures: Pictures, start: Tensor, place: Tensor, settings: SearchSettings, held: int, bent: int, free: int,
     seed: int = 0,
 ) -> Fit:  # fmt: skip
-    """Fresh model, then poses free to bend as a whole, in `waves` cosines."""
+    """Fresh model, then the body bends, then poses too, in seven cosines."""
     fit = _fit(pictures, start, settings, place, seed, held)
-    fit.use_basis(cosines(pictures.frame.float(), min(waves, len(pictures))))
-    fit.run(_steps(free, settings), Pace(turn=0.006))
+    fit.nodes = Nodes(fit, NODES, WAVES)
+    fit.run(_steps(bent, settings), replace(BODY, turn=0.0, smooth=0.0), decay=False)
+    fit.use_basis(cosines(pictures.frame.float(), min(7, len(pictures))))
+    fit.run(_steps(free, settings), BODY)
     return fit
 
 
@@ -153,7 +166,7 @@ def _race(
     for number, (held, free, keep) in enumerate(ROUNDS):
         alive = []
         for i, (name, rotation, place) in enumerate(paths):
-            fit = _probe(pictures, rotation, place, settings, held, free, 5, seed=number)
+            fit = _probe(pictures, rotation, place, settings, held, free, number)
             alive.append(Candidate(name, fit, fit.score()))
             step(round(25 * (number + (i + 1) / len(paths))), 100)
         alive.sort(key=lambda c: c.loss)
@@ -189,19 +202,29 @@ def _distinct(candidates: list[Candidate], degrees: float) -> list[Candidate]:
     return kept
 
 
-def _moved(candidate: Candidate, share: float, tilt: float, pictures: Pictures, settings: SearchSettings) -> Candidate:
-    """The best of the moves that a fit by gradient makes too slowly (a wider or narrower sweep, a higher or lower view)
-    and of no move; each with a fresh model and as many steps."""
-    rotation, place = candidate.fit.rotations().detach(), candidate.fit.place.detach()
+def _moved(
+    candidate: Candidate, share: float, tilt: float, first: bool, pictures: Pictures, settings: SearchSettings
+) -> Candidate:
+    """The best of the moves that a fit by gradient makes too slowly (a wider or narrower sweep, a higher or lower view,
+    at `first` an even speed) and of no move; each with a fresh model and as many steps."""
+    fit = candidate.fit
+    place, focal = fit.place.detach(), float(fit.focal.detach().exp())
+
+    def orbit(around: int) -> Tensor:
+        return tidied(fit.rotations().detach(), place[:, :2], focal, pictures.frame, around)
+
+    rotation = orbit(7)
     up = so3_exp(torch.tensor([np.radians(tilt), 0.0, 0.0], dtype=torch.float32))
     paths = [rotation, up @ rotation, up.T @ rotation]
+    if first:
+        paths.append(orbit(1))
     if not settings.sweep:
         paths += [stretched(rotation, 1 / (1 + share)), stretched(rotation, 1 + share)]
-    held, free, longer = TRIAL
-    tried = [_probe(pictures, path, place, settings, held, free, 7) for path in paths]
+    held, bent, free, longer = TRIAL
+    tried = [_bend(pictures, path, place, settings, held, bent, free) for path in paths]
     promising = sorted(tried, key=lambda fit: fit.score())[:2]
     for fit in promising:
-        fit.run(_steps(longer, settings), Pace(turn=0.006))
+        fit.run(_steps(longer, settings), BODY)
     return min((Candidate(candidate.name, fit, fit.score()) for fit in promising), key=lambda c: c.loss)
 
 
@@ -215,29 +238,30 @@ def _line_search(
         hopeful = _distinct(hopeful, 4.0)
         tried = []
         for i, candidate in enumerate(hopeful[:most]):
-            tried.append(_moved(candidate, share, tilt, pictures, settings))
+            tried.append(_moved(candidate, share, tilt, number == 0, pictures, settings))
             step(50 + 35 * number // len(MOVES) + 12 * (i + 1) // most, 100)
         hopeful = sorted(tried, key=lambda c: c.loss) + hopeful[most:]
     if rest:  # rivals must have had as many steps as the others
-        rest = [_probed(c.name, c.fit.rotations().detach(), c.fit.place.detach(), pictures, settings) for c in rest]
+        held, bent, free, longer = TRIAL
+        rest = [_settled(c, pictures, settings, held, bent, free + longer) for c in rest]
     return sorted([*hopeful, *rest], key=lambda c: c.loss)
 
 
-def _probed(name: str, rotation: Tensor, place: Tensor, pictures: Pictures, settings: SearchSettings) -> Candidate:
-    fit = _probe(pictures, rotation, place, settings, *PROBE, 7)
-    return Candidate(name, fit, fit.score())
+def _settled(
+    candidate: Candidate, pictures: Pictures, settings: SearchSettings, held: int, bent: int, free: int, seed: int = 0
+) -> Candidate:
+    """A candidate fitted anew from the orbit next to its path."""
+    place, focal = candidate.fit.place.detach(), float(candidate.fit.focal.detach().exp())
+    path = tidied(candidate.fit.rotations().detach(), place[:, :2], focal, pictures.frame)
+    fit = _bend(pictures, path, place, settings, held, bent, free, seed)
+    return replace(candidate, fit=fit, loss=fit.score())
 
 
 def _refine(candidate: Candidate, pictures: Pictures, settings: SearchSettings) -> Candidate:
     held, bent, curve, free = FINAL
-    rotation, place = candidate.fit.rotations().detach(), candidate.fit.place.detach()
-    fit = _fit(pictures, rotation, settings, place, 7, held)
-    fit.nodes = Nodes(fit, NODES, WAVES)
-    fit.run(_steps(bent, settings), Pace(turn=0.0, smooth=0.0, bend=0.004), decay=False)
-    fit.use_basis(cosines(pictures.frame.float(), min(7, len(pictures))))
-    fit.run(_steps(curve, settings), Pace(turn=0.006, bend=0.004))
+    fit = _settled(candidate, pictures, settings, held, bent, curve, seed=7).fit
     fit.use_basis(torch.eye(len(pictures)))
-    fit.run(_steps(free, settings), Pace(turn=0.004, smooth=2.0, bend=0.004))
+    fit.run(_steps(free, settings), replace(BODY, turn=0.004))
     return replace(candidate, fit=fit, loss=fit.score())
 
 
@@ -246,8 +270,9 @@ def _still(pictures: Pictures, settings: SearchSettings) -> Candidate:
     held, bent, curve, free = FINAL
     fit = _fit(pictures, torch.eye(3).repeat(len(pictures), 1, 1), settings, None, 0, held)
     fit.nodes = Nodes(fit, NODES, WAVES)
-    fit.run(_steps(bent, settings), Pace(turn=0.0, smooth=0.0, bend=0.004), decay=False)
-    fit.run(_steps(curve + free, settings), Pace(turn=0.0, smooth=0.0, bend=0.004))
+    held_still = replace(BODY, turn=0.0, smooth=0.0)
+    fit.run(_steps(bent, settings), held_still, decay=False)
+    fit.run(_steps(curve + free, settings), held_still)
     return Candidate(STILL, fit, fit.score())
 
 

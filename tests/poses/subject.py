@@ -57,16 +57,17 @@ def orbit(azimuth: Float[Tensor, "c"], elevation: float = 12.0, radius: float = 
 
 
 def film(
-    cameras: Cameras, waves: Float[Tensor, "c"] | None = None, turned: Float[Tensor, "3 3"] | None = None
+    cameras: Cameras, waves: Float[Tensor, "c"] | None = None, turned: Float[Tensor, "*c 3 3"] | None = None
 ) -> tuple[UInt8[np.ndarray, "c h w 3"], UInt8[np.ndarray, "c h w"]]:
-    """Straight colour and mask. `waves`: the arm in every frame; `turned`: the figure's own rotation in the world."""
+    """Straight colour and mask. `waves`: the arm in every frame; `turned`: the figure's own rotation in the
+    world, one or one a frame."""
     raster, frames = rasterizer(), []
     for i in range(len(cameras)):
         body = figure(wave=0.0 if waves is None else float(waves[i]))
         camera = cameras[i]
         if turned is not None:
             move = torch.eye(4)
-            move[:3, :3] = turned
+            move[:3, :3] = turned if turned.dim() == 2 else turned[i]
             camera = Cameras(camera.cam_from_world @ move, camera.K, camera.size)
         out = raster(
             body["means"], body["quats"], torch.full((len(body["means"]), 2), 0.035),

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from fourdgen.geometry.camera import look_at, orbit_eyes
 from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
 from fourdgen.poses.accept import global_turn, judge
-from fourdgen.poses.compare import Fit, Nodes, Pace, hats
+from fourdgen.poses.compare import Fit, Nodes, Pace, facing, hats
+from fourdgen.poses.hypotheses import azimuths, tidied
 from fourdgen.poses.level import tilt
 from fourdgen.poses.pictures import cut
 from fourdgen.poses.register import Solved, register
-from fourdgen.poses.search import SearchSettings, solve_clip
+from fourdgen.poses.search import SearchSettings, _bend, solve_clip
 from fourdgen.poses.tracks import places_of
 from fourdgen.poses.turn import turn_from_flow
 from tests.poses.subject import film, orbit
@@ -134,7 +136,7 @@ def test_another_subject_does_not_fit(turning: tuple) -> None:  # type: ignore[t
     assert "another subject" in found.reason
 
 
-def test_zero_shift_of_the_nodes_is_no_motion_and_turns_are_not_theirs(turning: tuple) -> None:  # type: ignore[type-arg]
+def test_nodes_swing_but_neither_shift_nor_turn_for_good(turning: tuple) -> None:  # type: ignore[type-arg]
     cameras, rgb, mask = turning
     fit = _solved(rgb, mask, cameras).fit()
     index = torch.arange(4)
@@ -144,6 +146,45 @@ def test_zero_shift_of_the_nodes_is_no_motion_and_turns_are_not_theirs(turning: 
     with torch.no_grad():  # a small rotation of all nodes is the root's business
         nodes.shifts[0] = torch.linalg.cross(torch.tensor([[0.1, 0.2, -0.1]]), nodes.centers) + 0.3
     assert float(nodes.at(index).detach().abs().max()) < 1e-5
+    swing = torch.linalg.cross(torch.tensor([[0.1, 0.2, -0.1]]), nodes.centers - nodes.centers.mean(0))
+    with torch.no_grad():  # a body that swings is not a camera that swings
+        nodes.shifts[1] = swing + 0.3
+    assert torch.allclose(nodes.at(index).detach(), nodes.basis[index, 1, None, None] * swing, atol=1e-5)
+
+
+def test_a_body_that_swings_is_not_read_as_a_camera_that_swings() -> None:
+    """Cameras start at the truth; the body pitches by 14 degrees, three times back and forth while the view turns."""
+    cameras = orbit(torch.linspace(0, 160, 20), elevation=20.0)
+    pitch = torch.zeros(20, 3)
+    pitch[:, 0] = 0.24 * torch.sin(torch.linspace(0, 6 * math.pi, 20))
+    solved = _solved(*film(cameras, turned=so3_exp(pitch)), cameras)
+    settings = replace(TINY, focal=solved.focal)
+    fit = _bend(solved.pictures, solved.rotation, solved.place, settings, held=200, bent=250, free=500)
+    truth = cameras.cam_from_world[:, :3, :3]
+    error = rotation_angle_degrees(fit.rotations().detach() @ global_turn(fit.rotations().detach(), truth), truth)
+    assert float(error.max()) < 4
+
+
+def test_the_orbit_next_to_a_path_keeps_its_course_and_has_no_roll() -> None:
+    count = 24
+    time = torch.arange(count)
+    azimuth = 180 * torch.sin(time / 12)  # there and part of the way back
+    height = 15 + 10 * torch.cos(math.pi * time / (count - 1))
+    eyes = orbit_eyes(azimuth, height, 1.0)
+    center = torch.stack([0.1 * torch.sin(time / 5), torch.full((count,), -0.05)], 1)
+    path = facing(center, 1.2) @ look_at(eyes)[:, :3, :3]
+    secret = so3_exp(torch.tensor([0.0, 1.1, 0.0]))  # which way the root faces is open
+
+    def off(rotations: torch.Tensor) -> float:
+        return float(rotation_angle_degrees(rotations @ global_turn(rotations, path), path).max())
+
+    assert off(tidied(path @ secret, center, 1.2, time)) < 1.5
+    shaken = torch.stack([0.12 * torch.sin(2.5 * time), torch.zeros(count), 0.15 * torch.sin(1.7 * time)], 1)
+    swung = so3_exp(shaken) @ path @ secret
+    assert off(swung) > 9
+    assert off(tidied(swung, center, 1.2, time)) < 4
+    even = tidied(path, center, 1.2, time, around=1, up=1)
+    assert float(torch.diff(azimuths(facing(center, 1.2).transpose(1, 2) @ even), n=2).abs().max()) < 0.02
 
 
 def test_hats_are_one_a_frame_when_short_and_sum_to_one() -> None:
