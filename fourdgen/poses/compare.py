@@ -248,11 +248,11 @@ class Nodes:
     It is there so that a leap or a bow is not read as a turn of the camera. Shifts are cosines in time, per clip. A
     body may turn as a whole while it moves (a galloping fox pitches by 22 degrees, a knight who strikes turns by 50),
     and pictures do not tell that from a camera that swings; cameras move smoothly, bodies do not, so nodes may turn
-    together, at the price of `strain`. Shifting together is projected out, for that is the root's part, and so is the
-    turn that stays all the time, which would be another root frame.
+    together, at the price of `strain`, unless `turning` is off. Shifting together is projected out, for that is the
+    root's part, and so is the turn that stays all the time, which would be another root frame.
     """
 
-    def __init__(self, fit: Fit, count: int, waves: int) -> None:
+    def __init__(self, fit: Fit, count: int, waves: int, turning: bool = True) -> None:
         means = fit.model["means"].detach()
         self.centers = _farthest(means, count)
         spacing = float(torch.cdist(self.centers, self.centers).fill_diagonal_(9.0).amin(1).mean())
@@ -265,13 +265,14 @@ class Nodes:
         moves = [(one, o, o), (o, one, o), (o, o, one), (o, -z, y), (z, o, -x), (-y, x, o)]
         rigid_moves = torch.linalg.qr(torch.stack([torch.stack(move, 1).flatten() for move in moves], 1))[0]
         self.shifted, self.turned = rigid_moves[:, :3], rigid_moves[:, 3:]
-        self.constant = ((self.basis == 1) | (self.basis == 0)).all(0).float()[:, None]  # first cosine of each clip
+        constant = ((self.basis == 1) | (self.basis == 0)).all(0)  # the first cosine of each clip
+        self.unturned = torch.where(constant, 1.0, 0.0 if turning else 1.0)[:, None]
 
     def at(self, index: Tensor) -> Float[Tensor, "k m 3"]:
         """Shifts of the nodes in some frames."""
         flat = self.shifts.flatten(1)
         flat = flat - (flat @ self.shifted) @ self.shifted.T
-        free = flat - self.constant * ((flat @ self.turned) @ self.turned.T)
+        free = flat - self.unturned * ((flat @ self.turned) @ self.turned.T)
         return (self.basis[index] @ free).reshape(len(index), -1, 3)
 
     def of_rows(self, rows: Tensor) -> Nodes:

@@ -35,14 +35,15 @@ class SearchSettings:
 # steps with poses held, steps with poses free, hypotheses that survive. The surfels must settle before the poses move:
 # a hull fresh from the knife looks wrong everywhere, and poses that are free run away from it (15 degrees, not 4).
 ROUNDS = ((15, 15, 10), (40, 40, 4))
-# A move: poses held, body bends, poses free, and free for longer if it is one of the two that promise most.
-TRIAL = (30, 25, 25, 30)
+PROBE = (60, 60)
+TRIAL = (40, 25, 35)  # a move: poses held, free, and free for longer if it is one of the two that promise most
 FINAL = (100, 100, 200, 150)  # poses held, body bends, poses bend as a curve, every frame for itself
-NODES, WAVES = 20, 10  # body motion, so that a leap or a swing of the body is not read as a turn of the camera
+NODES, WAVES = 20, 10  # body motion in the final fit, so that a leap or a swing is not read as a turn of the camera
 BODY = Pace(turn=0.006, bend=0.004, stiff=0.1, smooth=30.0, level=0.2)  # cameras move smoothly and hardly roll
 # Line search: how many candidates, by what share the sweep is changed, by how many degrees the elevation.
 MOVES = ((3, 0.2, 12.0), (2, 0.14, 9.0), (2, 0.08, 6.0))
 FINALISTS = 3
+EVEN = 1.03  # times the loss of the best path that an orbit near an even one may have and still be believed
 HOPELESS = 1.4  # times the best loss: such a candidate stays as a rival, but nobody spends a line search on it
 STILL = "still"
 # A turning view has to fit better than a still one by the first factor if the flow turns the same way in at least so
@@ -100,8 +101,11 @@ def solve_clip(
     moved = _line_search(candidates, pictures, settings, step)
     watch("moved", moved)
     finalists = _with_rival(_distinct(moved, 10.0), FINALISTS)
-    finalists = [_refine(c, pictures, settings) for c in finalists]
-    finalists.sort(key=lambda c: c.loss)
+    finalists = sorted((_refine(c, pictures, settings) for c in finalists), key=lambda c: c.loss)
+    # A body that turns to and fro looks like a view that turns unevenly: the even one has the benefit of the doubt.
+    even = _refine(finalists[0], pictures, settings, around=1)
+    if even.loss < EVEN * finalists[0].loss:
+        finalists[0] = even
     watch("refined", finalists)
     step(100, 100)
     best = finalists[0]
@@ -132,25 +136,13 @@ def _fit(
 
 
 def _probe(
-    pictures: Pictures, start: Tensor, place: Tensor | None, settings: SearchSettings, held: int, free: int, seed: int
-) -> Fit:
-    """Fresh model, then poses free to bend as a whole, in five cosines."""
-    fit = _fit(pictures, start, settings, place, seed, held)
-    fit.use_basis(cosines(pictures.frame.float(), min(5, len(pictures))))
-    fit.run(_steps(free, settings), Pace(turn=0.006))
-    return fit
-
-
-def _bend(
-    pictures: Pictures, start: Tensor, place: Tensor, settings: SearchSettings, held: int, bent: int, free: int,
+    pictures: Pictures, start: Tensor, place: Tensor | None, settings: SearchSettings, held: int, free: int, waves: int,
     seed: int = 0,
 ) -> Fit:  # fmt: skip
-    """Fresh model, then the body bends, then poses too, in seven cosines."""
+    """Fresh model, then poses free to bend as a whole, in `waves` cosines."""
     fit = _fit(pictures, start, settings, place, seed, held)
-    fit.nodes = Nodes(fit, NODES, WAVES)
-    fit.run(_steps(bent, settings), replace(BODY, turn=0.0, smooth=0.0), decay=False)
-    fit.use_basis(cosines(pictures.frame.float(), min(7, len(pictures))))
-    fit.run(_steps(free, settings), BODY)
+    fit.use_basis(cosines(pictures.frame.float(), min(waves, len(pictures))))
+    fit.run(_steps(free, settings), Pace(turn=0.006))
     return fit
 
 
@@ -166,7 +158,7 @@ def _race(
     for number, (held, free, keep) in enumerate(ROUNDS):
         alive = []
         for i, (name, rotation, place) in enumerate(paths):
-            fit = _probe(pictures, rotation, place, settings, held, free, number)
+            fit = _probe(pictures, rotation, place, settings, held, free, 5, seed=number)
             alive.append(Candidate(name, fit, fit.score()))
             step(round(25 * (number + (i + 1) / len(paths))), 100)
         alive.sort(key=lambda c: c.loss)
@@ -202,29 +194,19 @@ def _distinct(candidates: list[Candidate], degrees: float) -> list[Candidate]:
     return kept
 
 
-def _moved(
-    candidate: Candidate, share: float, tilt: float, first: bool, pictures: Pictures, settings: SearchSettings
-) -> Candidate:
-    """The best of the moves that a fit by gradient makes too slowly (a wider or narrower sweep, a higher or lower view,
-    at `first` an even speed) and of no move; each with a fresh model and as many steps."""
-    fit = candidate.fit
-    place, focal = fit.place.detach(), float(fit.focal.detach().exp())
-
-    def orbit(around: int) -> Tensor:
-        return tidied(fit.rotations().detach(), place[:, :2], focal, pictures.frame, around)
-
-    rotation = orbit(7)
+def _moved(candidate: Candidate, share: float, tilt: float, pictures: Pictures, settings: SearchSettings) -> Candidate:
+    """The best of the moves that a fit by gradient makes too slowly (a wider or narrower sweep, a higher or lower view)
+    and of no move; each with a fresh model and as many steps."""
+    rotation, place = candidate.fit.rotations().detach(), candidate.fit.place.detach()
     up = so3_exp(torch.tensor([np.radians(tilt), 0.0, 0.0], dtype=torch.float32))
     paths = [rotation, up @ rotation, up.T @ rotation]
-    if first:
-        paths.append(orbit(1))
     if not settings.sweep:
         paths += [stretched(rotation, 1 / (1 + share)), stretched(rotation, 1 + share)]
-    held, bent, free, longer = TRIAL
-    tried = [_bend(pictures, path, place, settings, held, bent, free) for path in paths]
+    held, free, longer = TRIAL
+    tried = [_probe(pictures, path, place, settings, held, free, 7) for path in paths]
     promising = sorted(tried, key=lambda fit: fit.score())[:2]
     for fit in promising:
-        fit.run(_steps(longer, settings), BODY)
+        fit.run(_steps(longer, settings), Pace(turn=0.006))
     return min((Candidate(candidate.name, fit, fit.score()) for fit in promising), key=lambda c: c.loss)
 
 
@@ -238,41 +220,43 @@ def _line_search(
         hopeful = _distinct(hopeful, 4.0)
         tried = []
         for i, candidate in enumerate(hopeful[:most]):
-            tried.append(_moved(candidate, share, tilt, number == 0, pictures, settings))
+            tried.append(_moved(candidate, share, tilt, pictures, settings))
             step(50 + 35 * number // len(MOVES) + 12 * (i + 1) // most, 100)
         hopeful = sorted(tried, key=lambda c: c.loss) + hopeful[most:]
     if rest:  # rivals must have had as many steps as the others
-        held, bent, free, longer = TRIAL
-        rest = [_settled(c, pictures, settings, held, bent, free + longer) for c in rest]
+        rest = [_probed(c.name, c.fit.rotations().detach(), c.fit.place.detach(), pictures, settings) for c in rest]
     return sorted([*hopeful, *rest], key=lambda c: c.loss)
 
 
-def _settled(
-    candidate: Candidate, pictures: Pictures, settings: SearchSettings, held: int, bent: int, free: int, seed: int = 0
-) -> Candidate:
-    """A candidate fitted anew from the orbit next to its path."""
-    place, focal = candidate.fit.place.detach(), float(candidate.fit.focal.detach().exp())
-    path = tidied(candidate.fit.rotations().detach(), place[:, :2], focal, pictures.frame)
-    fit = _bend(pictures, path, place, settings, held, bent, free, seed)
-    return replace(candidate, fit=fit, loss=fit.score())
+def _probed(name: str, rotation: Tensor, place: Tensor, pictures: Pictures, settings: SearchSettings) -> Candidate:
+    fit = _probe(pictures, rotation, place, settings, *PROBE, 7)
+    return Candidate(name, fit, fit.score())
 
 
-def _refine(candidate: Candidate, pictures: Pictures, settings: SearchSettings) -> Candidate:
+def _refine(candidate: Candidate, pictures: Pictures, settings: SearchSettings, around: int = 7) -> Candidate:
+    """From the orbit next to the candidate's path (`around`: see `tidied`), with body motion."""
     held, bent, curve, free = FINAL
-    fit = _settled(candidate, pictures, settings, held, bent, curve, seed=7).fit
+    place, focal = candidate.fit.place.detach(), float(candidate.fit.focal.detach().exp())
+    rotation = tidied(candidate.fit.rotations().detach(), place[:, :2], focal, pictures.frame, around)
+    fit = _fit(pictures, rotation, settings, place, 7, held)
+    fit.nodes = Nodes(fit, NODES, WAVES)
+    fit.run(_steps(bent, settings), replace(BODY, turn=0.0, smooth=0.0), decay=False)
+    fit.use_basis(cosines(pictures.frame.float(), min(7, len(pictures))))
+    fit.run(_steps(curve, settings), BODY)
     fit.use_basis(torch.eye(len(pictures)))
     fit.run(_steps(free, settings), replace(BODY, turn=0.004))
     return replace(candidate, fit=fit, loss=fit.score())
 
 
 def _still(pictures: Pictures, settings: SearchSettings) -> Candidate:
-    """The model of a view that never turns, with as many steps as a turning one gets in the end."""
+    """The model of a view that never turns, with as many steps as a turning one gets in the end. Its body may not turn
+    as a whole either: that would be a turning view under another name."""
     held, bent, curve, free = FINAL
     fit = _fit(pictures, torch.eye(3).repeat(len(pictures), 1, 1), settings, None, 0, held)
-    fit.nodes = Nodes(fit, NODES, WAVES)
-    held_still = replace(BODY, turn=0.0, smooth=0.0)
-    fit.run(_steps(bent, settings), held_still, decay=False)
-    fit.run(_steps(curve + free, settings), held_still)
+    fit.nodes = Nodes(fit, NODES, WAVES, turning=False)
+    pace = replace(BODY, turn=0.0, smooth=0.0)
+    fit.run(_steps(bent, settings), pace, decay=False)
+    fit.run(_steps(curve + free, settings), pace)
     return Candidate(STILL, fit, fit.score())
 
 
