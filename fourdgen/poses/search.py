@@ -235,17 +235,25 @@ def _probed(name: str, rotation: Tensor, place: Tensor, pictures: Pictures, sett
 
 def _refine(candidate: Candidate, pictures: Pictures, settings: SearchSettings, around: int = 7) -> Candidate:
     """From the orbit next to the candidate's path (`around`: see `tidied`), with body motion."""
-    held, bent, curve, free = FINAL
     place, focal = candidate.fit.place.detach(), float(candidate.fit.focal.detach().exp())
-    rotation = tidied(candidate.fit.rotations().detach(), place[:, :2], focal, pictures.frame, around)
-    fit = _fit(pictures, rotation, settings, place, 7, held)
+    orbit = tidied(candidate.fit.rotations().detach(), place[:, :2], focal, pictures.frame, around)
+    fit = with_body(pictures, orbit, place, settings)
+    return replace(candidate, fit=fit, loss=fit.score())
+
+
+def with_body(
+    pictures: Pictures, start: Float[Tensor, "n 3 3"], place: Float[Tensor, "n 3"], settings: SearchSettings
+) -> Fit:
+    """A fresh model, then a body that moves, then poses that bend as a curve, then every frame for itself."""
+    held, bent, curve, free = FINAL
+    fit = _fit(pictures, start, settings, place, 7, held)
     fit.nodes = Nodes(fit, NODES, WAVES)
     fit.run(_steps(bent, settings), replace(BODY, turn=0.0, smooth=0.0), decay=False)
     fit.use_basis(cosines(pictures.frame.float(), min(7, len(pictures))))
     fit.run(_steps(curve, settings), BODY)
     fit.use_basis(torch.eye(len(pictures)))
     fit.run(_steps(free, settings), replace(BODY, turn=0.004))
-    return replace(candidate, fit=fit, loss=fit.score())
+    return fit
 
 
 def _still(pictures: Pictures, settings: SearchSettings) -> Candidate:

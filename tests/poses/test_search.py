@@ -17,7 +17,7 @@ from fourdgen.poses.hypotheses import azimuths, tidied
 from fourdgen.poses.level import tilt
 from fourdgen.poses.pictures import cut
 from fourdgen.poses.register import Solved, register
-from fourdgen.poses.search import SearchSettings, _bend, solve_clip
+from fourdgen.poses.search import SearchSettings, solve_clip, with_body
 from fourdgen.poses.tracks import places_of
 from fourdgen.poses.turn import turn_from_flow
 from tests.poses.subject import film, orbit
@@ -158,11 +158,10 @@ def test_a_body_that_swings_is_not_read_as_a_camera_that_swings() -> None:
     pitch = torch.zeros(20, 3)
     pitch[:, 0] = 0.24 * torch.sin(torch.linspace(0, 6 * math.pi, 20))
     solved = _solved(*film(cameras, turned=so3_exp(pitch)), cameras)
-    settings = replace(TINY, focal=solved.focal)
-    fit = _bend(solved.pictures, solved.rotation, solved.place, settings, held=200, bent=250, free=500)
+    fit = with_body(solved.pictures, solved.rotation, solved.place, replace(TINY, focal=solved.focal, effort=0.6))
     truth = cameras.cam_from_world[:, :3, :3]
     error = rotation_angle_degrees(fit.rotations().detach() @ global_turn(fit.rotations().detach(), truth), truth)
-    assert float(error.max()) < 4
+    assert float(error.max()) < 1.5  # 2 with nodes that cannot turn together, 4 with cameras that need not be smooth
 
 
 def test_the_orbit_next_to_a_path_keeps_its_course_and_has_no_roll() -> None:
