@@ -158,17 +158,25 @@ def read_json(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """The file is either the old one or the whole new one, whenever the process dies."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write to, which takes its name when the block ends well: the file is either the old one
+    or the whole new one, whenever the process dies."""
+    part = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")  # writers like to see the extension
     try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield part
+        with part.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(part, path)
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file, the whole of it or nothing (see `whole`)."""
+    with whole(path) as part:
+        part.write_bytes(data)
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

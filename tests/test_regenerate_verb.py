@@ -18,7 +18,7 @@ from fourdgen.playback.regenerate import RegenerateRequest, filmed_frames, regen
 from fourdgen.render import draw, pick
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
-from fourdgen.stages.regenerate import plan, to_bytes
+from fourdgen.stages.regenerate import plan
 from tests.toy import toy_scene
 
 WORLD = Sim3(1.3, so3_exp(torch.tensor([0.5, -1.0, 2.0]).double()), torch.tensor([0.5, 0.2, -3.0]).double())

@@ -141,6 +141,11 @@ def write_picture(folder: Path, clip_name: str, kind: str, index: int, picture: 
     path.write_bytes(png_bytes(picture))  # not one by one: the folder of the stage becomes whole at once
 
 
+def to_bytes(values: Float[Tensor, "*s"]) -> UInt8[np.ndarray, "*s"]:
+    """0..1 as bytes, rounded to the nearest; what lies outside is cut."""
+    return (values.clamp(0, 1) * 255).round().byte().numpy()
+
+
 def write_png(path: Path, picture: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w"], level: int = 1) -> None:
     """Writes RGB, RGBA or one channel, compressed at `level`: the whole file or none.
 

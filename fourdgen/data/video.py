@@ -7,7 +7,6 @@ frame, which comes from the stream and never from index / fps.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,6 +22,7 @@ from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 
 from fourdgen.report import FourdgenError, Reporter, Silent, absent
+from fourdgen.workspace import whole, write_atomically
 
 NOT_VIDEO = {"tty", "ans", "bin", "xbin"}  # FFmpeg renders text files with these; nobody means that
 WHOLE = 0.9  # of the frames that a file claims: cuts at key frames and edit lists may hide some
@@ -197,53 +197,44 @@ def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: f
 
     The file appears under its name only when it is whole. Raises ValueError when there are no frames.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = None
-            for frame in frames:
-                height, width = frame.shape[0] + frame.shape[0] % 2, frame.shape[1] + frame.shape[1] % 2
-                if stream is None:
-                    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-                    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-                    stream.options = {"crf": "18", "preset": "fast"}
-                    # Players guess the colour matrix from the size unless the file says it.
-                    context = stream.codec_context
-                    context.colorspace, context.color_range, context.color_primaries, context.color_trc = 1, 1, 1, 1
-                if frame.shape[:2] != (height, width):
-                    frame = np.pad(frame, [(0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)], "edge")
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-                picture = picture.reformat(
-                    format="yuv420p", dst_colorspace="ITU709", src_color_range="JPEG", dst_color_range="MPEG"
-                )
-                container.mux(stream.encode(picture))
+    flags = {"movflags": "+faststart"}
+    with whole(path) as part, av.open(str(part), "w", format="mp4", options=flags) as container:
+        stream = None
+        for frame in frames:
+            height, width = frame.shape[0] + frame.shape[0] % 2, frame.shape[1] + frame.shape[1] % 2
             if stream is None:
-                raise ValueError("a video needs at least one frame")
-            container.mux(stream.encode(None))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+                stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                stream.options = {"crf": "18", "preset": "fast"}
+                # Players guess the colour matrix from the size unless the file says it.
+                context = stream.codec_context
+                context.colorspace, context.color_range, context.color_primaries, context.color_trc = 1, 1, 1, 1
+            if frame.shape[:2] != (height, width):
+                frame = np.pad(frame, [(0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)], "edge")
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture = picture.reformat(
+                format="yuv420p", dst_colorspace="ITU709", src_color_range="JPEG", dst_color_range="MPEG"
+            )
+            container.mux(stream.encode(picture))
+        if stream is None:
+            raise ValueError("a video needs at least one frame")
+        container.mux(stream.encode(None))
 
 
 def write_gif(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float) -> None:
     """An endless GIF with one palette made for all its frames. Times are rounded to 1/100 s, as the format demands."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with av.open(str(part), "w", format="gif", options={"loop": "0"}) as container:
-            stream = None
-            for number, picture in enumerate(_palette_frames(frames)):
-                if stream is None:
-                    stream = container.add_stream("gif", rate=100)
-                    stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "pal8"
-                    stream.codec_context.time_base = Fraction(1, 100)
-                picture.pts, picture.time_base = round(number * 100 / fps), Fraction(1, 100)
-                container.mux(stream.encode(picture))
+    with whole(path) as part, av.open(str(part), "w", format="gif", options={"loop": "0"}) as container:
+        stream = None
+        for number, picture in enumerate(_palette_frames(frames)):
             if stream is None:
-                raise ValueError("a GIF needs at least one frame")
-            container.mux(stream.encode(None))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+                stream = container.add_stream("gif", rate=100)
+                stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "pal8"
+                stream.codec_context.time_base = Fraction(1, 100)
+            picture.pts, picture.time_base = round(number * 100 / fps), Fraction(1, 100)
+            container.mux(stream.encode(picture))
+        if stream is None:
+            raise ValueError("a GIF needs at least one frame")
+        container.mux(stream.encode(None))
 
 
 def write_webp(path: Path, frames: Iterable[UInt8[np.ndarray, "h w c"]], fps: float, quality: int = 90) -> None:
@@ -251,26 +242,21 @@ def write_webp(path: Path, frames: Iterable[UInt8[np.ndarray, "h w c"]], fps: fl
 
     The file appears under its name only when it is whole. Raises ValueError when there are no frames.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with av.open(str(part), "w", format="webp", options={"loop": "0"}) as container:
-            stream = None
-            for number, frame in enumerate(frames):
-                if stream is None:
-                    stream = container.add_stream("libwebp_anim", rate=1000)
-                    stream.height, stream.width, stream.pix_fmt = frame.shape[0], frame.shape[1], "bgra"
-                    stream.codec_context.time_base = Fraction(1, 1000)
-                    stream.options = {"quality": str(quality)}
-                form = "rgba" if frame.shape[2] == 4 else "rgb24"
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=form).reformat(format="bgra")
-                picture.pts, picture.time_base = round(number * 1000 / fps), Fraction(1, 1000)
-                container.mux(stream.encode(picture))
+    with whole(path) as part, av.open(str(part), "w", format="webp", options={"loop": "0"}) as container:
+        stream = None
+        for number, frame in enumerate(frames):
             if stream is None:
-                raise ValueError("an animation needs at least one frame")
-            container.mux(stream.encode(None))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+                stream = container.add_stream("libwebp_anim", rate=1000)
+                stream.height, stream.width, stream.pix_fmt = frame.shape[0], frame.shape[1], "bgra"
+                stream.codec_context.time_base = Fraction(1, 1000)
+                stream.options = {"quality": str(quality)}
+            form = "rgba" if frame.shape[2] == 4 else "rgb24"
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format=form).reformat(format="bgra")
+            picture.pts, picture.time_base = round(number * 1000 / fps), Fraction(1, 1000)
+            container.mux(stream.encode(picture))
+        if stream is None:
+            raise ValueError("an animation needs at least one frame")
+        container.mux(stream.encode(None))
 
 
 def write_exr(path: Path, values: Float[np.ndarray, "h w"]) -> None:
@@ -280,7 +266,7 @@ def write_exr(path: Path, values: Float[np.ndarray, "h w"]) -> None:
     encoder.height, encoder.width = values.shape
     encoder.pix_fmt, encoder.time_base, encoder.options = "grayf32le", Fraction(1, 25), {"compression": "zip16"}
     packets = [*encoder.encode(picture), *encoder.encode(None)]
-    path.write_bytes(b"".join(bytes(packet) for packet in packets))
+    write_atomically(path, b"".join(bytes(packet) for packet in packets))
 
 
 def _palette_frames(frames: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Iterator[av.VideoFrame]:

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8, UInt16
 from torch import Tensor
 
 from fourdgen import native
+from fourdgen.data.capture import to_bytes
 from fourdgen.fit.confidence import pixel_confidence
 from fourdgen.playback.shots import Shot
 from fourdgen.render import Rasterizer, RenderOut, draw
@@ -103,7 +104,3 @@ def depth_counts(drawn: Layer, unit: float) -> UInt16[np.ndarray, "h w"]:
     """Depth in multiples of `unit` root units; 0 where less than half of the pixel is covered."""
     counts = (drawn.depth / unit).round().clamp(1, 65535) * (drawn.alpha >= 0.5)
     return counts.numpy().astype(np.uint16)
-
-
-def to_bytes(values: Tensor) -> np.ndarray:
-    return (values.clamp(0, 1) * 255).round().byte().numpy()

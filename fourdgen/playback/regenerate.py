@@ -14,7 +14,7 @@ import torch
 from fourdgen import config as settings
 from fourdgen import workspace
 from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
-from fourdgen.data.capture import Capture, load_capture, write_png
+from fourdgen.data.capture import Capture, load_capture, to_bytes, write_png
 from fourdgen.data.video import write_video
 from fourdgen.generate import Generated, Guide, footage_of, paths
 from fourdgen.generate.accept import Verdict, bounds_of, judge
@@ -128,9 +128,7 @@ def write_films(folder: Path, guide: Guide, made: Generated) -> None:
     free = (guide.confidence <= GUIDING).float()[..., None].expand(-1, -1, -1, 3)
     films = {"_guide": guide.rgb, "_mask": free, "": torch.nan_to_num(made.rgb)}
     for ending, pictures in films.items():
-        write_video(
-            folder / f"{guide.name}{ending}.mp4", (np.ascontiguousarray(stage.to_bytes(p)) for p in pictures), fps
-        )
+        write_video(folder / f"{guide.name}{ending}.mp4", (np.ascontiguousarray(to_bytes(p)) for p in pictures), fps)
 
 
 def judged(guide: Guide, verdict: Verdict) -> dict[str, object]:

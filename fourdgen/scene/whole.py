@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fourdgen.report import FourdgenError
+from fourdgen.workspace import whole
 
 
 @contextlib.contextmanager
@@ -18,18 +19,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Raises FourdgenError where the folder cannot be written or the disk is full.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")  # writers like to see the extension
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with whole(path) as part:
+            yield part
     except OSError as error:
         raise _unwritable(path, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -11,12 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
 from fourdgen import weights
 from fourdgen.data.cameras_io import read_camera_entries
-from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, write_picture, write_png
+from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, to_bytes, write_picture, write_png
 from fourdgen.generate import Footage, Generated, Generator, Guide, footage_of, make_generator, paths
 from fourdgen.generate.accept import Verdict, bounds_of, judge
 from fourdgen.generate.guide import given_paths, render_guide
@@ -185,10 +184,6 @@ def stacked(pictures: list[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "h 
     """Pictures below each other, white beside the narrower ones."""
     width = max(picture.shape[1] for picture in pictures)
     return np.concatenate([np.pad(p, ((0, 4), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures])
-
-
-def to_bytes(values: Float[Tensor, "*s"]) -> UInt8[np.ndarray, "*s"]:
-    return (values.clamp(0, 1) * 255).round().byte().numpy()
 
 
 def facts(job: Job, config: RegenerateConfig, device: str) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from fourdgen import native
-from fourdgen.data.capture import Capture, joined, write_png
+from fourdgen.data.capture import Capture, joined, to_bytes, write_png
 from fourdgen.data.records import Alignment, ClipTrack, FrameSet, RootTrack
 from fourdgen.fit import loop, rounds
 from fourdgen.fit.confidence import with_confidence
@@ -26,6 +27,7 @@ from fourdgen.report import FourdgenError
 from fourdgen.scene import files
 from fourdgen.scene.bones import ClipTime
 from fourdgen.scene.scene4d import EVERY, Scene4D, SceneClip
+from fourdgen.scene.surfels import Surfels
 from fourdgen.workspace import Context, Job, Stage
 
 SCENE = "scene.ply"
@@ -120,14 +122,17 @@ def run_round(
 
 
 @torch.no_grad()
-def _filmed_psnr(scene: Scene4D, views: Views, frames: FrameSet, rasterizer: Rasterizer) -> float:
-    """On up to 48 filmed frames in their windows, on white."""
+def _filmed_psnr(
+    scene: Scene4D, views: Views, frames: FrameSet, rasterizer: Rasterizer, most: int = 48,
+    at: Callable[[str, float], Surfels] | None = None,
+) -> float:  # fmt: skip
+    """On about `most` filmed frames in their windows, on white. `at`: surfels at a time of a clip, else scene.at."""
     errors = []
-    for row in range(0, len(frames.index), max(1, len(frames.index) // 48)):
-        clip, index = frames.names[int(frames.clip[row])], int(frames.index[row])
+    for row in range(0, len(frames.index), max(1, len(frames.index) // most)):
+        clip, index, seconds = frames.names[int(frames.clip[row])], int(frames.index[row]), float(frames.seconds[row])
         view = views.view(clip, index)
         cameras = _window_cameras(scene, clip, index, view, views)
-        state = scene.at(clip, float(frames.seconds[row]))
+        state = (at or scene.at)(clip, seconds)
         out = draw(state, cameras, background=torch.ones(3), rasterizer=rasterizer)
         errors.append(float(((out.rgb[0].permute(2, 0, 1).clamp(0, 1) - view.target(torch.ones(3))) ** 2).mean()))
     return -10 * float(torch.tensor(errors).clamp_min(1e-9).log10().mean())
@@ -172,23 +177,15 @@ def _report_quality(
     ctx: Context, model: Model, scene: Scene4D, views: Views, frames: FrameSet, rasterizer: Rasterizer
 ) -> None:
     """PSNR on the training frames, and what the cut to four bones and sampled poses costs."""
-    full: list[float] = []
-    cut: list[float] = []
     surfels = model.surfels()
-    for row in range(0, len(frames.index), max(1, len(frames.index) // 24)):
-        clip, index, seconds = frames.names[int(frames.clip[row])], int(frames.index[row]), float(frames.seconds[row])
-        view = views.view(clip, index)
-        cameras = _window_cameras(scene, clip, index, view, views)
-        for errors, state in ((full, model.motion.warp(surfels, clip, seconds)), (cut, scene.at(clip, seconds))):
-            out = draw(state, cameras, background=torch.ones(3), rasterizer=rasterizer)
-            errors.append(float(((out.rgb[0].permute(2, 0, 1).clamp(0, 1) - view.target(torch.ones(3))) ** 2).mean()))
-    psnr = [-10 * float(torch.tensor(errors).clamp_min(1e-9).log10().mean()) for errors in (full, cut)]
+    full = _filmed_psnr(scene, views, frames, rasterizer, 24, partial(model.motion.warp, surfels))
+    cut = _filmed_psnr(scene, views, frames, rasterizer, 24)
     ctx.report.emit(
-        "note", text=f"training frames {psnr[1]:.1f} dB in their windows ({len(scene.surfels)} surfels)", psnr=psnr[1],
-        cost_of_writing_db=psnr[0] - psnr[1],
+        "note", text=f"training frames {cut:.1f} dB in their windows ({len(scene.surfels)} surfels)", psnr=cut,
+        cost_of_writing_db=full - cut,
     )  # fmt: skip
-    if psnr[0] - psnr[1] > 0.1:
-        ctx.report.warn(f"writing four bones a surfel costs {psnr[0] - psnr[1]:.2f} dB")
+    if full - cut > 0.1:
+        ctx.report.warn(f"writing four bones a surfel costs {full - cut:.2f} dB")
 
 
 def _window_cameras(scene: Scene4D, clip: str, index: int, view: View, views: Views) -> Cameras:
@@ -216,7 +213,7 @@ def _draw_check(scene: Scene4D, views: Views, frames: FrameSet, rasterizer: Rast
         )
         normal = (out.normal[0] * 0.5 + 0.5 * out.alpha[0][..., None]) + (1 - out.alpha[0][..., None])
         pictures = [view.target(torch.ones(3)).permute(1, 2, 0), out.rgb[0], normal]
-        column = np.concatenate([(p.clamp(0, 1) * 255).byte().numpy() for p in pictures])
+        column = np.concatenate([to_bytes(p) for p in pictures])
         columns.append(cv2.resize(column, (160, 480), interpolation=cv2.INTER_AREA))
     write_png(path, np.concatenate(columns, 1))
 
