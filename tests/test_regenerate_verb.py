@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fourdgen.data.cameras_io import read_camera_entries
-from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
+from fourdgen.data.capture import Capture, Clip, save_capture, to_bytes, write_picture
 from fourdgen.data.video import read_video
 from fourdgen.generate.guide import given_paths
 from fourdgen.geometry.transforms import Sim3, so3_exp

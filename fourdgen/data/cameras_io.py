@@ -21,7 +21,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen.data.lens import Lens
+from fourdgen.geometry.transforms import quat_to_matrix
 from fourdgen.report import FourdgenError, absent
+from fourdgen.workspace import write_atomically
 
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL camera axes <-> OpenCV camera axes; its own inverse
 
@@ -172,9 +174,7 @@ def write_transforms_json(path: Path, entries: Sequence[CameraEntry]) -> None:
         frame |= {"cx": float(K[0, 2]), "cy": float(K[1, 2]), **_lens_to_json(entry.distortion)}
         frame["transform_matrix"] = input_from_cam.tolist()
         frames.append(frame)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps({"camera_model": "OPENCV", "frames": frames}, indent=1), encoding="utf-8")
-    os.replace(part, path)
+    write_atomically(path, json.dumps({"camera_model": "OPENCV", "frames": frames}, indent=1).encode())
 
 
 def _lens_to_json(lens: Lens | None) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def _read_colmap(folder: Path, suffix: str) -> list[CameraEntry]:
         for name, camera, quaternion, translation in read_images(folder / f"images.{suffix}"):
             K, size, lens = cameras[camera]
             pose = np.eye(4)
-            pose[:3, :3], pose[:3, 3] = _rotation(quaternion), translation
+            pose[:3, :3], pose[:3, 3] = quat_to_matrix(torch.tensor(quaternion, dtype=torch.float64)), translation
             entries.append(CameraEntry(name, torch.from_numpy(pose), torch.from_numpy(K), size, distortion=lens))
     except FourdgenError:
         raise
@@ -287,17 +287,6 @@ def _binary_images(path: Path) -> Iterator[tuple[str, int, Sequence[float], Sequ
 
 def _unpack(file: BinaryIO, form: str) -> tuple[Any, ...]:
     return struct.unpack(form, file.read(struct.calcsize(form)))
-
-
-def _rotation(q: Sequence[float]) -> np.ndarray:
-    w, x, y, z = np.array(q) / np.linalg.norm(q)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
 
 
 def _rigid_inverse(matrix: np.ndarray) -> Tensor:

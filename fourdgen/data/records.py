@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3
 
 
@@ -17,7 +16,8 @@ class ClipAlignment:
     """First estimate of one clip, already in the shared root frame.
 
     `cam_from_root`: per frame. `K`: per frame, pixels at Clip.size. `confidence`: 0..1 per frame.
-    `time_offset`, `time_rate`: reference seconds = rate * seconds + offset where clips show the same motion, else None.
+    `time_offset`, `time_rate`: where the clip shows the motion of the clip `synchronised_with`, seconds of that clip =
+    rate * seconds + offset.
     `gain`, `bias`: filmed colour = gain * asset colour + bias; the asset has the reference's colours.
     """
 
@@ -56,9 +56,6 @@ class ClipTrack:
     K: Float[Tensor, "t 3 3"]
     confidence: Float[Tensor, "t"]
     given: bool = False  # by the user: never corrected
-
-    def cameras(self, size: tuple[int, int]) -> Cameras:
-        return Cameras(self.cam_from_root, self.K, size)
 
 
 @dataclass(frozen=True)

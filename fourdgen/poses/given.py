@@ -30,6 +30,7 @@ def subject_ball(
     shown = torch.from_numpy(~np.isnan(boxes[:, 0]))
     if not bool(shown.any()):
         raise ValueError("every mask is empty")
+    seen = [mask for mask, here in zip(masks, shown.tolist(), strict=True) if here]
     box = torch.from_numpy(boxes)[shown].double()
     pose, intrinsics = cam_from_input[shown].double(), K[shown].double()
     middle = torch.stack([(box[:, 0] + box[:, 2]) / 2, (box[:, 1] + box[:, 3]) / 2, torch.ones(len(box))], 1).double()
@@ -41,14 +42,11 @@ def subject_ball(
     depth = ((pose[:, :3, :3] @ center[:, None])[..., 0] + pose[:, :3, 3])[:, 2].clamp_min(1e-6)
     half = torch.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]) / 2
     radius = float((half / intrinsics[:, 0, 0] * depth).quantile(0.9))
-    hull = _hull(center, 1.4 * radius, pose, intrinsics, [m for m, s in zip(masks, shown.tolist()) if s], seed)
+    hull = _hull(center, 1.4 * radius, pose, intrinsics, seen, seed)
     if len(hull) >= 50:  # fewer: a subject that travels, or masks that contradict each other
         center = (hull.quantile(0.01, dim=0) + hull.quantile(0.99, dim=0)) / 2
     # The hull has lost every limb that moves, so the radius is that of the outlines, seen from the middle.
-    far = [
-        _farthest(mask, center, p, k)
-        for mask, p, k in zip([m for m, s in zip(masks, shown.tolist()) if s], pose, intrinsics)
-    ]
+    far = [_farthest(mask, center, p, k) for mask, p, k in zip(seen, pose, intrinsics)]
     return center.float(), float(torch.tensor(far, dtype=torch.float64).quantile(0.95))
 
 
@@ -98,6 +96,15 @@ def _hull(
     return points[share >= min(INSIDE, 0.95 * float(share.max()))] if float(share.max()) > 0.5 else points[:0]
 
 
+def root_scale(radius: float, nearest: float) -> float:
+    """Root lengths of one length: RADIUS for the subject's radius, more where a camera (`nearest` to the subject's
+    middle) would come nearer than NEAREST, but never more than 1 for the radius."""
+    scale = RADIUS / max(radius, 1e-9)
+    if nearest * scale < NEAREST:
+        scale = min(1.0 / max(radius, 1e-9), NEAREST / max(nearest, 1e-9))
+    return scale
+
+
 def root_from_input(cam_from_input: Float[Tensor, "n 4 4"], center: Float[Tensor, "3"], radius: float) -> Sim3:
     """The similarity that puts the subject's middle at 0, its radius at about RADIUS and up along -y.
 
@@ -115,7 +122,5 @@ def root_from_input(cam_from_input: Float[Tensor, "n 4 4"], center: Float[Tensor
     rotation = torch.stack([right, -up, torch.linalg.cross(right, -up)])
     eyes = -(cam_from_input[:, :3, :3].transpose(1, 2) @ cam_from_input[:, :3, 3:])[..., 0]
     nearest = float((eyes - center).norm(dim=-1).min())
-    scale = RADIUS / max(radius, 1e-9)
-    if nearest * scale < NEAREST:
-        scale = min(1.0 / max(radius, 1e-9), NEAREST / max(nearest, 1e-9))
+    scale = root_scale(radius, nearest)
     return Sim3(scale, rotation, -scale * (rotation @ center.double()))

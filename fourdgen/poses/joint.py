@@ -10,11 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen.poses.compare import Fit, Pace, cosines, hats
+from fourdgen.poses.given import root_scale
 from fourdgen.poses.pictures import Pictures
 from fourdgen.poses.register import settle_together
-
-RADIUS = 0.8  # of the subject in the finished root frame
-NEAREST = 2.0  # root lengths from any camera to the root
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def _per_clip(pictures: Pictures, still: frozenset[int], basis: Callable[[Tensor
 def normalised(
     poses: Float[Tensor, "n 4 4"], means: Float[Tensor, "m 3"], weight: Float[Tensor, "m"]
 ) -> tuple[Float[Tensor, "n 4 4"], Float[Tensor, "3"], float]:
-    """Poses for a root frame with the subject's middle at 0 and its radius at RADIUS; the old middle; the scale.
+    """Poses for a root frame with the subject's middle at 0 and its radius by `root_scale`; the old middle; the scale.
 
     The middle is that of the box that holds 98 % of the surfels, so that limbs count as much as the trunk.
     """
@@ -111,9 +109,6 @@ def normalised(
     radius = float((solid - center).norm(dim=-1).quantile(0.98))
     moved = poses.clone()
     moved[:, :3, 3] += poses[:, :3, :3] @ center
-    scale = RADIUS / max(radius, 1e-3)
-    nearest = float(moved[:, :3, 3].norm(dim=-1).min())
-    if nearest * scale < NEAREST:
-        scale = min(1.0 / max(radius, 1e-3), NEAREST / max(nearest, 1e-3))
+    scale = root_scale(radius, float(moved[:, :3, 3].norm(dim=-1).min()))
     moved[:, :3, 3] *= scale
     return moved, center, scale
