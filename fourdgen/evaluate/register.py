@@ -137,12 +137,10 @@ def _groups(scene: Scene4D, views: list[View], side: int) -> list[_Group]:
         together[view.clip, view.seconds, view.entry.size].append(view)
     groups = []
     for (clip, seconds, size), some in together.items():
-        shrink = min(1.0, side / max(size))
-        small = (max(8, round(size[0] * shrink)), max(8, round(size[1] * shrink)))
         poses = torch.stack([view.entry.cam_from_input.double() for view in some])
-        K = torch.stack([view.entry.K.float() for view in some])
+        cameras = Cameras(poses, torch.stack([view.entry.K.float() for view in some]), size).shrunk(side)
         rgb = torch.stack([view.rgb for view in some])
-        if small != size:
-            rgb = F.interpolate(rgb, (small[1], small[0]), mode="area")
-        groups.append(_Group(scene.at(clip, seconds).detach(), Cameras(poses, K, size).resized(small), rgb))
+        if cameras.size != size:
+            rgb = F.interpolate(rgb, cameras.size[::-1], mode="area")
+        groups.append(_Group(scene.at(clip, seconds).detach(), cameras, rgb))
     return groups

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -109,7 +109,4 @@ def _moved(cameras: Cameras, root_from_truth: Sim3) -> Cameras:
 
 def _rays(cameras: Cameras, index: int) -> Float[np.ndarray, "h w 3"]:
     """What a camera's pixel centres see at depth 1, in its own axes."""
-    width, height = cameras.size
-    row, column = np.mgrid[0:height, 0:width] + 0.5
-    K = cameras.K[index].double().numpy()
-    return np.stack([(column - K[0, 2]) / K[0, 0], (row - K[1, 2]) / K[1, 1], np.ones_like(row)], -1)
+    return replace(cameras[index], K=cameras.K[index : index + 1].double()).rays()[0].numpy()

@@ -60,13 +60,11 @@ def surfel_confidence(scene: Scene4D, capture: Capture, rasterizer: Rasterizer) 
     weight = torch.full((len(scene.surfels),), PRIOR_PIXELS * len(frames))
     for name, t in frames:
         clip, frame = scene.clips[name], capture.frame(name, t)
-        shrink = min(1.0, SIDE / max(clip.cameras.size))
-        size = (max(8, round(clip.cameras.size[0] * shrink)), max(8, round(clip.cameras.size[1] * shrink)))
-        cameras = clip.cameras[t].resized(size)
+        cameras = clip.cameras[t].shrunk(SIDE)
         state = scene.at(name, float(clip.seconds[t]))
         out = draw(state, cameras, background=torch.full((3,), GREY), rasterizer=rasterizer, weights=True)
         filmed = torch.cat([frame.rgb * frame.mask[..., None], frame.mask[..., None], frame.weight[..., None]], -1)
-        filmed = F.interpolate(filmed.permute(2, 0, 1)[None], (size[1], size[0]), mode="area")[0]
+        filmed = F.interpolate(filmed.permute(2, 0, 1)[None], cameras.size[::-1], mode="area")[0]
         target = (filmed[:3] + (1 - filmed[3]) * GREY).permute(1, 2, 0)
         wrong = (out.rgb[0] - target).abs().amax(-1)
         known = (filmed[4] > 0.5).float()

@@ -131,12 +131,8 @@ def _cut(camera: Cameras, window: tuple[slice, slice]) -> Cameras:
 
 def _unproject(depth: Float[Tensor, "h w"], camera: Cameras) -> Float[Tensor, "h w 3"]:
     """World points of a depth map."""
-    width, height = camera.size
-    K, pose = camera.K[0], camera.cam_from_world[0]
-    x = (torch.arange(width) + 0.5 - K[0, 2]) / K[0, 0]
-    y = (torch.arange(height) + 0.5 - K[1, 2]) / K[1, 1]
-    points = torch.stack([x.expand(height, width) * depth, y[:, None].expand(height, width) * depth, depth], -1)
-    return (points - pose[:3, 3]) @ pose[:3, :3]
+    pose = camera.cam_from_world[0]
+    return (camera.rays()[0] * depth[..., None] - pose[:3, 3]) @ pose[:3, :3]
 
 
 def _carried(
@@ -213,13 +209,11 @@ class _FilmedViews:
         key = (name, index)
         if key not in self._kept:
             clip, frame = self._footage.scene.clips[name], self._footage.capture.frame(name, index)
-            shrink = min(1.0, self._side / max(clip.cameras.size))
-            size = (max(8, round(clip.cameras.size[0] * shrink)), max(8, round(clip.cameras.size[1] * shrink)))
-            camera = clip.cameras[index].resized(size)
+            camera = clip.cameras[index].shrunk(self._side)
             surfels = self._footage.scene.at(name, float(clip.seconds[index]))
             out = draw(surfels, camera, rasterizer=self._rasterizer)
             depth = out.depth[0] / out.alpha[0].clamp_min(1e-4) * (out.alpha[0] > 0.5)
-            rgb, mask = _small(frame, size)
+            rgb, mask = _small(frame, camera.size)
             self._kept[key] = _Filmed(camera, rgb, mask, depth, out.normal[0])
         return self._kept[key]
 

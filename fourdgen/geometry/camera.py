@@ -43,6 +43,20 @@ class Cameras:
         scale = self.K.new_tensor([size[0] / self.size[0], size[1] / self.size[1], 1.0])
         return replace(self, K=self.K * scale[None, :, None], size=size)
 
+    def shrunk(self, longest: int) -> Cameras:
+        """The same cameras for pictures of at most `longest` pixels on their longer side, and 8 at least on each."""
+        shrink = min(1.0, longest / max(self.size))
+        return self.resized((max(8, round(self.size[0] * shrink)), max(8, round(self.size[1] * shrink))))
+
+    def rays(self) -> Float[Tensor, "c h w 3"]:
+        """What lies at depth 1 behind each pixel centre, in each camera's own axes."""
+        width, height = self.size
+        row = torch.arange(height, device=self.K.device)[:, None] + 0.5
+        column = torch.arange(width, device=self.K.device) + 0.5
+        K = self.K[:, :, :, None, None]
+        x, y = (column - K[:, 0, 2]) / K[:, 0, 0], (row - K[:, 1, 2]) / K[:, 1, 1]
+        return torch.stack([*torch.broadcast_tensors(x, y), torch.ones_like(x * y)], -1)
+
     def project(self, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "c n 2"], Float[Tensor, "c n"]]:
         """Pixel positions (pixel centres at +0.5) and depths of world points. Depth may be <= 0: check it."""
         in_cam = points @ self.cam_from_world[:, :3, :3].transpose(1, 2) + self.cam_from_world[:, None, :3, 3]

@@ -122,12 +122,7 @@ def surface_normal(
 
     Central differences of unprojected points; zero on the border and where a neighbour has no alpha.
     """
-    width, height = cameras.size
-    x = torch.arange(width, device=depth.device, dtype=depth.dtype) + 0.5
-    y = torch.arange(height, device=depth.device, dtype=depth.dtype) + 0.5
-    K = cameras.K[:, :, :, None, None]
-    z = depth / alpha.clamp_min(1e-6)
-    points = torch.stack([(x - K[:, 0, 2]) / K[:, 0, 0] * z, (y[:, None] - K[:, 1, 2]) / K[:, 1, 1] * z, z], -1)
+    points = cameras.rays() * (depth / alpha.clamp_min(1e-6))[..., None]
     across = points[:, 1:-1, 2:] - points[:, 1:-1, :-2]
     down = points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
     normal = torch.nn.functional.normalize(torch.linalg.cross(down, across), dim=-1, eps=1e-12)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fourdgen.geometry.camera import Cameras
@@ -27,7 +27,7 @@ class SceneClip:
 
     name: str
     seconds: Float[Tensor, "t"]
-    frame_ids: Float[Tensor, "t"]
+    frame_ids: Int[Tensor, "t"]
     cameras: Cameras
     gain: Float[Tensor, "3"]
     bias: Float[Tensor, "3"]

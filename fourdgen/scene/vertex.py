@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fourdgen.geometry.transforms import quat_multiply
 from fourdgen.report import FourdgenError
 from fourdgen.scene.ply import matrix, table
 from fourdgen.scene.surfels import Surfels, normal_axis
@@ -145,16 +146,5 @@ def _flattened(scales: np.ndarray, quats: np.ndarray) -> tuple[np.ndarray, np.nd
     order = (thinnest[:, None] + np.array([[1, 2]])) % 3
     # A cyclic change of axes is a turn by 120 degrees about (1, 1, 1): e0 -> e1 -> e2 -> e0.
     turns = np.array([[0.5, 0.5, 0.5, 0.5], [0.5, -0.5, -0.5, -0.5], [1, 0, 0, 0]], dtype=np.float32)[thinnest]
-    aw, ax, ay, az = quats.T
-    bw, bx, by, bz = turns.T
-    with np.errstate(over="ignore", invalid="ignore"):
-        turned = np.stack(
-            [
-                aw * bw - ax * bx - ay * by - az * bz,
-                aw * bx + ax * bw + ay * bz - az * by,
-                aw * by - ax * bz + ay * bw + az * bx,
-                aw * bz + ax * by - ay * bx + az * bw,
-            ],
-            axis=1,
-        )
-    return np.take_along_axis(scales, order, axis=1), turned
+    turned = quat_multiply(torch.from_numpy(quats), torch.from_numpy(turns))
+    return np.take_along_axis(scales, order, axis=1), turned.numpy()
