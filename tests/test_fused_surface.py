@@ -10,7 +10,7 @@ import torch
 import trimesh
 from scipy.spatial import cKDTree
 
-from fourdgen.playback.surface import SurfaceConfig, surface
+from fourdgen.playback.surface import SurfaceConfig, filmed_moment, surface
 from fourdgen.render import pick
 from fourdgen.report import FourdgenError
 from fourdgen.scene.mesh import SkinnedMesh
@@ -90,6 +90,19 @@ def test_faces_look_outwards_and_colours_are_those_of_the_surface(scene: Scene4D
     nearest = torch.minimum((mesh.colors[head] - green).norm(dim=1), (mesh.colors[head] - yellow).norm(dim=1))
     assert float(nearest.mean()) < 0.2  # stripes are mixed at their borders only
     assert float((mesh.normals() * torch.nn.functional.normalize(mesh.vertices, dim=1)).sum(1).mean()) > 0.3
+
+
+def test_the_mesh_is_made_where_parts_do_not_touch(scene: Scene4D) -> None:
+    """The toy's arm swings to both sides of the body: folded into it, there is less to be seen."""
+    clip = scene.clips["a"]
+    folded = torch.tensor([1.0, 0, 0, 0, 0, 0.15, 0, 0])  # 0.3 towards the body: the arm is inside it
+    poses = scene.motion.dual_quats["a"].clone()
+    times = scene.motion.seconds["a"]
+    poses[times < float(clip.seconds[6])] = torch.stack([torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0]), folded])
+    motion = replace(scene.motion, dual_quats={**scene.motion.dual_quats, "a": poses})
+    name, seconds = filmed_moment(replace(scene, motion=motion))
+    assert name == "a"
+    assert seconds >= float(clip.seconds[6])
 
 
 def test_a_scene_without_a_surface_is_said_to_have_none(scene: Scene4D) -> None:

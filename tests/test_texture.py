@@ -21,6 +21,7 @@ from fourdgen.render import pick
 from fourdgen.report import FourdgenError, Silent
 from fourdgen.scene.formats import gltf
 from fourdgen.scene.mesh import SkinnedMesh, Texture
+from fourdgen.scene.motion import Still
 from fourdgen.scene.scene4d import Scene4D
 from tests import nvdiffrast_reference
 from tests.test_fused_surface import dense_toy
@@ -37,10 +38,10 @@ def body() -> SkinnedMesh:
 
 @pytest.fixture(scope="module")
 def scene() -> Scene4D:
-    """The body alone, opaque."""
+    """The body alone, opaque and at rest."""
     whole = dense_toy()
     part = whole.surfels[:4000]
-    return replace(whole, surfels=replace(part, opacity=torch.full((len(part),), 6.0)))
+    return replace(whole, surfels=replace(part, opacity=torch.full((len(part),), 6.0)), motion=Still())
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.simplify import load_open3d, simplified
 from fourdgen.scene.surfels import Surfels, refined, rgb_from_sh
 
+MOMENTS = 9  # frames of the reference clip among which the one is chosen in whose state the mesh is made
 OUTLINES = 3  # views outside whose outlines a point must lie to be cut away: one or two may have a hole
 
 
@@ -109,9 +110,18 @@ def surface(
 
 
 def filmed_moment(scene: Scene4D) -> tuple[str, float]:
-    """The clip and time in whose state meshes are made: the middle frame of the reference clip."""
-    seconds = scene.clips[scene.reference].seconds
-    return scene.reference, float(seconds[len(seconds) // 2])
+    """The clip and time in whose state meshes are made: of some frames of the reference clip the one that is most open,
+    because parts that touch would grow together. Openness is the number of cells of 5 % of the radius with surfels."""
+    seconds = scene.clips[scene.reference].seconds.tolist()
+    cell = 0.05 * extent(scene.surfels)[1]
+    solid = torch.sigmoid(scene.surfels.opacity) > 0.1
+
+    def openness(time: float) -> int:
+        means = scene.at(scene.reference, time).means
+        return len(torch.unique((means[solid] / cell).floor().int(), dim=0))
+
+    times = [seconds[int(i)] for i in torch.linspace(0, len(seconds) - 1, MOMENTS).round()]
+    return scene.reference, max(dict.fromkeys(times), key=openness)
 
 
 def around(surfels: Surfels, config: SurfaceConfig) -> tuple[Cameras, Float[Tensor, "3"], float, tuple[int, int, int]]:

@@ -19,7 +19,9 @@ SIZE = 160
 def shown(browser: Browser, film: Path, element: str) -> Page:
     """A page with nothing but the film."""
     page_file = film.with_name(f"{film.stem}.html")
-    page_file.write_text(f"<style>body {{ margin: 0 }} video, img {{ display: block }}</style>{element}", encoding="utf-8")
+    page_file.write_text(
+        f"<style>body {{ margin: 0 }} video, img {{ display: block }}</style>{element}", encoding="utf-8"
+    )
     page = browser.page((SIZE, SIZE))
     page.goto(address(page_file))
     page.call("Page.bringToFront")  # nothing is drawn in a tab that nobody sees
