@@ -13,7 +13,8 @@ from fourdgen.scene.bones import ClipTime
 from fourdgen.scene.scene4d import Scene4D
 
 SHARE = 0.5  # of all draws that made-up views may take at most
-WANTED = 0.4  # of all draws, that they take where they have the frames for it
+WANTED = 0.4  # of all draws, that they take where they have the frames for it and their pixels count
+COUNTS = 0.5  # mean weight of the subject's pixels from which they take all of that; with less, they take less
 NEVER = 0.5 / 255  # a frame whose mean weight is below this was refused
 
 
@@ -40,12 +41,17 @@ def times_with_views(times: Mapping[str, ClipTime], views: Capture) -> dict[str,
 
 def frames_with_views(frames: FrameSet, views: Capture) -> FrameSet:
     """The filmed frames and all frames of the views that count at all. Made-up ones get four tenths of the draws,
-    evenly; however many there are, filmed ones keep half."""
+    evenly, or fewer where few of their pixels count; however many there are, filmed ones keep half."""
     names, clip, index, seconds = list(frames.names), [], [], []
+    weighed, covered = 0.0, 0.0
     for made in views.clips:
         counts = [t for t in range(len(made)) if views.read(made.name, "weight", t).mean() > 255 * NEVER]
         if not counts:
             continue
+        for t in counts:
+            subject = views.read(made.name, "mask", t) > 127
+            weighed += float(views.read(made.name, "weight", t)[subject].sum()) / 255
+            covered += float(subject.sum())
         clip.append(torch.full((len(counts),), len(names)))
         names.append(made.name)
         index.append(torch.tensor(counts))
@@ -53,7 +59,7 @@ def frames_with_views(frames: FrameSet, views: Capture) -> FrameSet:
     if not clip:
         return frames
     number, every = len(torch.cat(index)), len(frames.index)
-    share = probability_of(WANTED, number, every)
+    share = probability_of(WANTED * min(1.0, weighed / max(covered, 1.0) / COUNTS), number, every)
     probability = torch.cat(
         [frames.probability / frames.probability.sum() * (1 - share), torch.full((number,), share / number)]
     )

@@ -19,7 +19,8 @@ from fourdgen.generate.paths import Path
 from fourdgen.render import Rasterizer
 
 WHITE = 0.12  # a generated pixel that is less than this off white is background, where no silhouette was given
-COLOR, SILHOUETTE = 0.15, 0.35  # difference from a certain guide at which agreement has fallen to 1/e
+# Difference from a certain guide at which agreement has fallen to 1/e. Half of these refuses corrections, too.
+COLOR, SILHOUETTE = 0.3, 0.7
 BLINK = 0.25  # the same for a change that neighbouring frames do not share
 SPREAD = 5  # pixels over which a disagreement counts
 AROUND = 2  # frames on each side that a frame is compared with
@@ -73,8 +74,8 @@ def bounds_of(footage: Footage, rasterizer: Rasterizer) -> Bounds:
 
 
 def judge(guide: Guide, made: Generated, filtering: bool = True, bounds: Bounds = Bounds()) -> Verdict:
-    """Weight per pixel = (0.25 + 0.25 (1 - c)) x agreement; of a generator that carries filmed pixels, what is neither
-    filmed nor confident is the asset's own opinion once more, and counts that much less.
+    """Weight per pixel = (0.5 + 0.5 (1 - c)) x agreement; of a generator that carries filmed pixels, times the filmed
+    share: the rest is the asset's own opinion once more, and nothing is learnt from that.
 
     Without `filtering` everything counts one half: what judging is worth can be measured so.
     """
@@ -103,9 +104,9 @@ def judge(guide: Guide, made: Generated, filtering: bool = True, bounds: Bounds 
         reason = f"{int((~kept).sum())} of {len(kept)} frames refused ({worst})"
         kept = torch.zeros_like(kept)
     local = torch.nan_to_num(local) * kept[:, None, None]
-    weight = (0.25 + 0.25 * (1 - guide.confidence)) * local
+    weight = (0.5 + 0.5 * (1 - guide.confidence)) * local
     if made.filmed is not None:
-        weight = weight * torch.maximum(made.filmed, guide.confidence)
+        weight = weight * made.filmed
     return Verdict(alpha, local, weight, kept, iou, tuple(reasons), reason)
 
 

@@ -181,7 +181,7 @@ def test_mirrored_places_carry_onto_the_other_side() -> None:
 def test_what_the_asset_shows_is_kept_and_weighs_by_its_confidence(guide: Guide) -> None:
     verdict = judge(guide, Generated(guide.rgb, guide.alpha))
     assert bool(verdict.kept.all()) and verdict.reason == ""
-    assert torch.allclose(verdict.weight, 0.25 + 0.25 * (1 - guide.confidence), atol=1e-5)
+    assert torch.allclose(verdict.weight, 0.5 + 0.5 * (1 - guide.confidence), atol=1e-5)
 
 
 def test_a_limb_in_one_frame_weighs_nothing_there(guide: Guide) -> None:
