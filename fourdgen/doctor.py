@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import platform
 import re
 import shlex
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from fourdgen.machine import cores
 from fourdgen.report import FourdgenError, Reporter, Silent, memory, table
 
 CORE = ("numpy", "scipy", "av", "opencv-python-headless", "trimesh", "safetensors", "onnxruntime")
@@ -58,9 +58,8 @@ def text(findings: list[Finding]) -> str:
 
 
 def _python() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Finding(
-        "python", "ok", f"{platform.python_version()} on {platform.machine()} {platform.system()}, {cores} cores"
+        "python", "ok", f"{platform.python_version()} on {platform.machine()} {platform.system()}, {cores()} cores"
     )
 
 

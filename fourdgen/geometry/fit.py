@@ -1,4 +1,4 @@
-"""Similarities that fit: between point sets (Umeyama 1991), and between two estimates of the same cameras."""
+"""The rotation and the similarity between two estimates of the same cameras."""
 
 from __future__ import annotations
 
@@ -9,27 +9,6 @@ from torch import Tensor
 from fourdgen.geometry.transforms import Sim3, nearest_rotation, rotation_angle_degrees
 
 _ROUNDS = 10  # of reweighting; it has settled long before
-
-
-def umeyama(
-    source: Float[Tensor, "n 3"], target: Float[Tensor, "n 3"], weight: Float[Tensor, "n"] | None = None
-) -> Sim3:
-    """The similarity `target_from_source` with the least squared error (Umeyama 1991).
-
-    Raises ValueError where the points do not tell a scale (fewer than two distinct ones).
-    """
-    source, target = source.double(), target.double()
-    share = torch.ones(len(source), dtype=torch.float64) if weight is None else weight.double()
-    share = (share / share.sum())[:, None]
-    middle_source, middle_target = (share * source).sum(0), (share * target).sum(0)
-    a, b = source - middle_source, target - middle_target
-    spread = float((share * a * a).sum())
-    if spread < 1e-18:
-        raise ValueError("the points coincide: they tell no scale")
-    covariance = (share * b).T @ a
-    rotation = nearest_rotation(covariance)
-    scale = float((rotation * covariance).sum()) / spread
-    return Sim3(scale, rotation, middle_target - scale * rotation @ middle_source)
 
 
 def rotation_between(

@@ -1,4 +1,4 @@
-"""Similarities that fit points and cameras."""
+"""Similarities that fit cameras."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fourdgen.geometry.camera import look_at, orbit_eyes
-from fourdgen.geometry.fit import rotation_errors, similarity_between, umeyama
+from fourdgen.geometry.fit import rotation_errors, similarity_between
 from fourdgen.geometry.transforms import Sim3, so3_exp
 
 TRUE = Sim3(0.37, so3_exp(torch.tensor([0.4, -2.0, 0.9]).double()), torch.tensor([2.0, -0.7, 0.1]).double())
@@ -19,31 +19,6 @@ def cameras(count: int = 12, sweep: float = 220.0) -> torch.Tensor:
 
 def assert_similar(found: Sim3, true: Sim3, tolerance: float) -> None:
     assert torch.allclose(found.matrix(), true.matrix(), atol=tolerance)
-
-
-def test_umeyama_finds_the_similarity() -> None:
-    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert_similar(umeyama(points, TRUE.apply(points)), TRUE, 1e-9)
-
-
-def test_umeyama_never_mirrors() -> None:
-    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = umeyama(points, points * torch.tensor([1.0, 1.0, -1.0]))
-    assert float(torch.linalg.det(found.rotation)) == pytest.approx(1.0)
-
-
-def test_umeyama_weights_count() -> None:
-    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    moved = TRUE.apply(points)
-    moved[:5] += 10
-    weight = torch.ones(50)
-    weight[:5] = 0
-    assert_similar(umeyama(points, moved, weight), TRUE, 1e-9)
-
-
-def test_umeyama_refuses_a_single_point() -> None:
-    with pytest.raises(ValueError, match="no scale"):
-        umeyama(torch.ones(4, 3), torch.zeros(4, 3))
 
 
 def test_similarity_between_moved_cameras_is_found() -> None:
