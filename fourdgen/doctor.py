@@ -20,7 +20,7 @@ from fourdgen.report import FourdgenError, Reporter, Silent, memory, table
 CORE = ("numpy", "scipy", "av", "opencv-python-headless", "trimesh", "safetensors", "onnxruntime")
 MODULES = {"opencv-python-headless": "cv2"}  # where the package is called otherwise than its module
 EXTRAS = {  # package -> what it gives
-    "open3d": "surface meshes of higher quality",
+    "open3d": "meshes with fewer triangles (export --faces)",
     "viser": "the live viewer",
     "diffusers": "neural video models",
 }

@@ -39,8 +39,8 @@ class Format:
 
 ROOT_UP = "-y"
 PLAIN = MeshOptions()
-_SURFACE = "softness, transparency, view-dependent colour; fine strands close up"
-_MOMENT = "all motion but one moment (--time)"
+_SURFACE = "softness, transparency, view-dependent colour, confidence; fine strands close up"
+_MOMENT = "all motion but one moment (--time); confidence"
 FORMATS = (
     Format("scene", ".ply", "the whole 4D asset, as reconstruct writes it", "nothing", writers.write_scene),
     Format("compressed", None, "the whole 4D asset, small, as a .sog (--compress); splat viewers show its rest pose",
@@ -68,11 +68,11 @@ FORMATS = (
     Format("glb-splats", None, "Gaussian splats of one moment in glTF, .glb (KHR_gaussian_splatting)", _MOMENT,
            writers.write_glb_splats, up="y"),
     Format("usd-splats", None, "moving Gaussian splats in USD, .usdc or .usdz (ParticleField3DGaussianSplat)",
-           "all other clips; what lies between frames", writers.write_usd_splats, up="y"),
+           "all other clips; what lies between frames; confidence", writers.write_usd_splats, up="y"),
     Format("3dgs", None, "Gaussian splats of one moment in the layout of 3D Gaussian Splatting, .ply", _MOMENT,
            writers.write_gaussians),
     Format("ply-seq", "", "a folder with such a file for every frame of one clip",
-           "what lies between frames; all other clips", writers.write_sequence),
+           "what lies between frames; all other clips; confidence", writers.write_sequence),
     Format("splat", ".splat", "splats of one moment, 32 bytes each",
            f"{_MOMENT}; view-dependent colour; bytes for colour, opacity and rotation", writers.write_splat),
     Format("spz", ".spz", "splats of one moment, quantised and gzipped (Niantic)",
