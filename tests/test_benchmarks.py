@@ -98,13 +98,12 @@ def test_a_lingering_camera_repeats_and_drops() -> None:
     assert script("linger").lingering(8, 3, 2, 2) == [0, 0, 1, 1, 2, 2, 3, 5, 7]
 
 
-def test_figures_of_speed_stand_beside_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    speed = script("speed")
-    figures = dict.fromkeys((name for name, *_ in speed.FIGURES if "prototype" not in name), 1.7)
+def test_figures_of_speed_stand_beside_their_bounds() -> None:
+    bounds = script("peers/bounds")
+    figures = dict.fromkeys((name for name, *_ in bounds.FIGURES if "prototype" not in name), 1.7)
     figures |= {"step_vs_raster_2t": 2.3, "floor_ms_1t": 0.7, "pairs": 1000, "peak_gflops_1t": 118.0, "build": "avx2"}
     figures |= {"torch": "2", "step_parts_ms_1t": {"step": 9.0}, "step_parts_ms_2t": {"step": 6.0}}
-    rows = {line[:46].strip(): line[46:].split() for line in speed.table(figures).splitlines()}
+    rows = {line[:46].strip(): line[46:].split() for line in bounds.table(figures).splitlines()}
     assert rows["training step, 2 threads, times its drawing"] == ["2.30", "2.20", "1.75", "MISSED"]
     assert rows["speed-up by 2 threads"] == ["1.70", "1.60", "kept"]
     assert rows["speed-up by 2 threads, two pictures"] == ["1.70", "1.85", "MISSED"]
