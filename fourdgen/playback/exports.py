@@ -95,8 +95,10 @@ def _file_of(row: Format) -> str:
 def choose(output: Path, name: str | None = None) -> Format:
     """The format of that name, or the one of the output's extension. Raises FourdgenError where there is none."""
     known = ", ".join(row.name + (f" ({row.extension})" if row.extension else "") for row in FORMATS)
+    extension = output.suffix.lower()
+    extension = {".usd": ".usdc", ".usda": ".usdc"}.get(extension, extension)  # the writer goes by the name's own
     for row in FORMATS:
-        if row.name == name or (name is None and row.extension and row.extension == output.suffix.lower()):
+        if row.name == name or (name is None and row.extension and row.extension == extension):
             return row
     said = f"no such export format: {name}" if name else f"{output}: no export format has this extension"
     raise FourdgenError(said, f"formats: {known}; choose one by extension or with --format")

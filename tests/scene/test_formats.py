@@ -94,6 +94,13 @@ def test_the_scene_itself(tmp_path: Path) -> None:
     assert (tmp_path / "one.ply").read_bytes() == (tmp_path / "two.ply").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("file", "format_"), [("a.USDA", "usd"), ("a.usd", "usd"), ("a.usdz", "usdz"), ("a.sog", "sog"), ("a.glb", "glb")]
+)
+def test_the_extension_chooses_the_format(file: str, format_: str) -> None:
+    assert choose(Path(file)).name == format_
+
+
 def test_formats_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(FourdgenError, match=r"out\.xyz: no export format has this extension") as caught:
         choose(Path("out.xyz"))
