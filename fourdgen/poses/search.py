@@ -36,13 +36,15 @@ class SearchSettings:
 # a hull fresh from the knife looks wrong everywhere, and poses that are free run away from it (15 degrees, not 4).
 ROUNDS = ((15, 15, 10), (40, 40, 4))
 PROBE = (60, 60)
-TRIAL = (40, 25, 35)  # a move: poses held, free, and free for longer if it is one of the two that promise most
+TRIAL = (25, 20, 30)  # a move: poses held, free, and free for longer if it is one of the two that promise most
 FINAL = (100, 100, 200, 150)  # poses held, body bends, poses bend as a curve, every frame for itself
 NODES, WAVES = 20, 10  # body motion in the final fit, so that a leap or a swing is not read as a turn of the camera
 BODY = Pace(turn=0.006, bend=0.004, stiff=0.1, smooth=30.0, level=0.2)  # cameras move smoothly and hardly roll
 # Line search: how many candidates, by what share the sweep is changed, by how many degrees the elevation.
 MOVES = ((3, 0.2, 12.0), (2, 0.14, 9.0), (2, 0.08, 6.0))
+RISES = 3  # cosines of time by which the elevation is moved, the constant among them
 FINALISTS = 3
+FLOW_DOUBT = 0.12  # a path against the flow has to fit better by so much
 EVEN = 1.03  # times the loss of the best path that an orbit near an even one may have and still be believed
 HOPELESS = 1.4  # times the best loss: such a candidate stays as a rival, but nobody spends a line search on it
 STILL = "still"
@@ -101,7 +103,9 @@ def solve_clip(
     moved = _line_search(candidates, pictures, settings, step)
     watch("moved", moved)
     finalists = _with_rival(_distinct(moved, 10.0), FINALISTS)
-    finalists = sorted((_refine(c, pictures, settings) for c in finalists), key=lambda c: c.loss)
+    finalists = sorted(
+        (_refine(c, pictures, settings) for c in finalists), key=lambda c: c.loss * _doubt(c, pictures, turn)
+    )
     # A body that turns to and fro looks like a view that turns unevenly: the even one has the benefit of the doubt.
     even = _refine(finalists[0], pictures, settings, around=1)
     if even.loss < EVEN * finalists[0].loss:
@@ -112,6 +116,11 @@ def solve_clip(
     if not _turns(best, still, pictures, turn):
         return _solution(still, pictures, turn, finalists, still.loss)
     return _solution(best, pictures, turn, finalists[1:], still.loss)
+
+
+def _doubt(candidate: Candidate, pictures: Pictures, turn: Turn) -> float:
+    """By what factor a loss counts for more because the flow turns the other way."""
+    return 1 + FLOW_DOUBT * (1 - flow_agreement(candidate.fit.rotations().detach(), pictures.frame, turn))
 
 
 def _turns(best: Candidate, still: Candidate, pictures: Pictures, turn: Turn) -> bool:
@@ -195,11 +204,13 @@ def _distinct(candidates: list[Candidate], degrees: float) -> list[Candidate]:
 
 
 def _moved(candidate: Candidate, share: float, tilt: float, pictures: Pictures, settings: SearchSettings) -> Candidate:
-    """The best of the moves that a fit by gradient makes too slowly (a wider or narrower sweep, a higher or lower view)
-    and of no move; each with a fresh model and as many steps."""
+    """The best of the moves that a fit by gradient makes too slowly (a wider or narrower sweep; a view that is higher
+    or lower all the time, at first and then not, or in the middle) and of no move; each with a fresh model."""
     rotation, place = candidate.fit.rotations().detach(), candidate.fit.place.detach()
-    up = so3_exp(torch.tensor([np.radians(tilt), 0.0, 0.0], dtype=torch.float32))
-    paths = [rotation, up @ rotation, up.T @ rotation]
+    paths = [rotation]
+    for curve in cosines(pictures.frame.float(), min(RISES, len(pictures))).T:
+        pitch = torch.stack([np.radians(tilt) * curve, torch.zeros_like(curve), torch.zeros_like(curve)], 1)
+        paths += [so3_exp(pitch) @ rotation, so3_exp(-pitch) @ rotation]
     if not settings.sweep:
         paths += [stretched(rotation, 1 / (1 + share)), stretched(rotation, 1 + share)]
     held, free, longer = TRIAL
