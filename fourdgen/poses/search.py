@@ -36,7 +36,7 @@ class SearchSettings:
 # a hull fresh from the knife looks wrong everywhere, and poses that are free run away from it (15 degrees, not 4).
 ROUNDS = ((15, 15, 10), (40, 40, 4))
 PROBE = (60, 60)
-TRIAL = (25, 20, 30)  # a move: poses held, free, and free for longer if it is one of the two that promise most
+TRIAL = (30, 20, 30)  # a move: poses held, free, and free for longer if it is one of the two that promise most
 FINAL = (100, 100, 200, 150)  # poses held, body bends, poses bend as a curve, every frame for itself
 NODES, WAVES = 20, 10  # body motion in the final fit, so that a leap or a swing is not read as a turn of the camera
 BODY = Pace(turn=0.006, bend=0.004, stiff=0.1, smooth=30.0, level=0.2)  # cameras move smoothly and hardly roll
