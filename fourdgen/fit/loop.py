@@ -25,6 +25,7 @@ from fourdgen.report import Reporter, Silent
 from fourdgen.scene.bones import BoneMotion, ClipTime, acceleration, rigidity
 from fourdgen.scene.surfels import Surfels, rgb_from_sh
 
+LATE = 0.6  # progress from which the surface is made sharp
 HULL_EXTENT = 1.3  # half side of the cube that is carved; the subject's radius is 0.5-1
 
 
@@ -44,6 +45,8 @@ class TrainConfig:
     ssim: float = 0.2  # share of D-SSIM in the colour loss, the rest is L1
     mask: float = 0.5  # weight of the silhouette loss
     normal: float = 0.03  # weight of normal consistency, from 30 % of the training on
+    normal_late: float = 0.17  # further weight of normal consistency, from 60 % on, when the motion has settled
+    opaque: float = 0.05  # weight of half-transparency, from 60 % on: surfels become there or not there
     rigidity: float = 0.03  # weight of as-rigid-as-possible bones, while they do not hang together
     needle: float = 0.01  # weight of the aspect bound
     needle_bound: float = 6.0  # aspect ratio from which a surfel counts as a needle
@@ -89,6 +92,13 @@ def rebuild_due(config: TrainConfig, step: int) -> bool:
     """Whether shape and bones are rebuilt before this step: the first at which a share of `rebuild_at` is reached."""
     before, now = plan(config, step - 1)[1], plan(config, step)[1]
     return step > 0 and any(before < share <= now for share in config.rebuild_at)
+
+
+def normal_weight(config: TrainConfig, progress: float) -> float:
+    """Weight of normal consistency: a little while the motion is sought, much when it has settled (section 5)."""
+    early = min(1.0, max(0.0, progress - 0.3) / 0.2)
+    late = min(1.0, max(0.0, progress - LATE) / 0.1)
+    return config.normal * early + config.normal_late * late
 
 
 def rate_factor(progress: float) -> Callable[[str], float]:
@@ -251,9 +261,10 @@ def _step_loss(
         loss = loss + config.refine_prior * (model.refinement**2).sum(1).mean()
     # Every second step with twice the weight: these cost time and change slowly.
     if step % 2 == 0:
-        if config.normal > 0 and done > 0.3:
-            bent = losses.normal_consistency(out, cameras)
-            loss = loss + 2 * config.normal * min(1.0, (done - 0.3) / 0.2) * bent.mean()
+        if (weight := normal_weight(config, done)) > 0:
+            loss = loss + 2 * weight * losses.normal_consistency(out, cameras).mean()
+        if config.opaque > 0 and done > LATE:
+            loss = loss + 2 * config.opaque * losses.half_transparent(p["opacity"]).mean()
         if config.smoothness > 0:
             loss = loss + 2 * config.smoothness * acceleration(model.motion, clip).mean()
         if config.rigidity > 0 and len(model.motion.centers) > 1 and not model.motion.joined:

@@ -7,6 +7,7 @@ import torch
 
 from fourdgen import native
 from fourdgen.fit import losses
+from fourdgen.fit.loop import TrainConfig, normal_weight
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
 from fourdgen.render import RenderOut
 
@@ -126,3 +127,20 @@ def test_colour_loss_without_the_kernel_is_the_same(monkeypatch: pytest.MonkeyPa
     plain = losses.photometric(image, target, weight, 0.2)
     # The kernel pads with zeros and torch leaves the border out; at a weight's edge windows see other neighbours.
     assert float(plain) == pytest.approx(float(fused), rel=0.04)
+
+
+def test_surfels_become_there_or_not_there() -> None:
+    """Descent on half-transparency moves every opacity to the nearer end, and costs nothing at the ends."""
+    logits = torch.tensor([-3.0, -0.5, 0.5, 3.0], requires_grad=True)
+    cost = losses.half_transparent(logits)
+    cost.sum().backward()
+    assert logits.grad is not None
+    assert torch.equal(torch.sign(-logits.grad), torch.tensor([-1.0, -1.0, 1.0, 1.0]))
+    assert float(losses.half_transparent(torch.tensor([-30.0, 30.0])).amax()) < 1e-6
+
+
+def test_normals_count_little_while_the_motion_is_sought() -> None:
+    config = TrainConfig(normal=0.03, normal_late=0.17)
+    weights = [normal_weight(config, progress) for progress in (0.0, 0.29, 0.5, 0.6, 0.65, 0.7, 1.0)]
+    assert weights == pytest.approx([0, 0, 0.03, 0.03, 0.115, 0.2, 0.2])
+    assert normal_weight(TrainConfig(normal=0.0, normal_late=0.0), 1.0) == 0
