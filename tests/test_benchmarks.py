@@ -1,4 +1,4 @@
-"""benchmarks/: what quality.py, linger.py and poses.py would run, and how figures become a table."""
+"""benchmarks/: what quality.py, linger.py, poses.py and regenerate.py would run, and how figures become a table."""
 
 from __future__ import annotations
 
@@ -151,3 +151,29 @@ def test_wrong_solutions_count_in_every_round_right_ones_when_refined(poses: Mod
     assert (counted["wrong"], counted["wrong_accepted"], counted["wrong_accepted_unbeaten"]) == (2, 1, 2)
     assert (counted["right"], counted["right_refused_unbeaten"]) == (1, 1)
     assert (counted["winners_right"], counted["winners_right_refused"], counted["winners_wrong_accepted"]) == (1, 0, 0)
+
+
+def test_a_figure_of_regeneration_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that is there with the same settings is not measured again; other settings are other figures."""
+    monkeypatch.syspath_prepend(str(FOLDER))  # for its stand-in generators
+    regenerate = script("regenerate")
+    calls = []
+
+    def measure() -> dict[str, object]:
+        calls.append(1)
+        return {"psnr": 20.0 + len(calls)}
+
+    given = argparse.Namespace(out=tmp_path, further=["--set", "train.bones=9"], unknown=False)
+    first = regenerate.kept_cell(given, "fox", 0, "fill", measure)
+    assert regenerate.kept_cell(given, "fox", 0, "fill", measure) == first and len(calls) == 1
+    assert regenerate.kept_cell(given, "fox", 1, "fill", measure)["psnr"] == 22.0
+    given.further = []
+    assert regenerate.kept_cell(given, "fox", 0, "fill", measure)["psnr"] == 23.0
+
+
+def test_gains_are_shares_of_the_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    row = {"scene": "fox", "seed": 0, "before": {"psnr": 20.0}, "gap": {"psnr": 24.0}, "fill": {"psnr": 21.0}}
+    text = script("regenerate").summary([row])
+    assert "seed 0 gap: +4.00 dB (fox +4.00)" in text
+    assert "seed 0 fill: +1.00 dB (fox +1.00), 25% of the gap" in text
