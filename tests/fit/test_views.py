@@ -10,7 +10,7 @@ import torch
 from fourdgen.data.capture import Capture, Clip, write_picture
 from fourdgen.data.records import ClipTrack
 from fourdgen.fit.views import Views, find_window, level_side
-from fourdgen.geometry.camera import intrinsics, look_at, orbit_eyes
+from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
 
 SIZE = (120, 90)
 SPOT = torch.tensor([[0.3, -0.1, 0.2]])
@@ -20,7 +20,7 @@ def dotted(folder: Path) -> tuple[Capture, ClipTrack]:
     """A disc around the picture of one point, filmed by a camera that turns; the point's pixel is its centre."""
     poses = look_at(orbit_eyes(torch.linspace(0, 90, 5), 10.0, 3.0))
     track = ClipTrack(poses, intrinsics(40.0, SIZE).expand(5, 3, 3).clone(), torch.ones(5))
-    centers = track.cameras(SIZE).project(SPOT)[0][:, 0]
+    centers = Cameras(track.cam_from_root, track.K, SIZE).project(SPOT)[0][:, 0]
     y, x = np.mgrid[: SIZE[1], : SIZE[0]] + 0.5
     for t, (cx, cy) in enumerate(centers.tolist()):
         mask = (np.hypot(x - cx, y - cy) < 12).astype(np.uint8) * 255
