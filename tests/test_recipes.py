@@ -68,7 +68,7 @@ def test_the_plan_of_the_demo(tmp_path: Path) -> None:
     for row in planned.rows:
         assert row.folder.name in said
     # What the recipe says is shown, also where that is the default; so is what the command changes.
-    assert "size=512" in said and "steps=[3000, 2300, 1200]" in said and "minutes" in said
+    assert "size=512" in said and "steps=[6000, 4600, 2400]" in said and "minutes" in said
     changed = replace(request, settings=("train.steps=[7,7,7]", "align.effort=0.5"))
     said = account.describe(pipeline.plan(changed))
     assert "steps=[7, 7, 7]" in said and "effort=0.5" in said and "side=" not in said

@@ -33,7 +33,7 @@ HULL_EXTENT = 1.3  # half side of the cube that is carved; the subject's radius 
 class TrainConfig:
     """Settings of the training stage. Sizes are in subject pixels, weights are relative to the colour loss."""
 
-    steps: tuple[int, ...] = (3000, 2300, 1200)  # steps at each level
+    steps: tuple[int, ...] = (6000, 4600, 2400)  # steps at each level
     levels: tuple[float, ...] = (28.0, 56.0, 112.0)  # size of the subject in pixels at each level
     progress: tuple[float, ...] = (0.30, 0.35, 0.35)  # share of every schedule that each level takes
     growth: tuple[float, ...] = (0.4, 0.7, 1.0)  # share of the surfels that each level may hold
