@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from fourdgen.report import ConsoleReporter
+from fourdgen.report import ConsoleReporter, FourdgenError
 from fourdgen.speaking import speaking
 
 app = typer.Typer(
@@ -220,7 +220,9 @@ def export(
     up: Annotated[str | None, typer.Option(metavar="y|z", help="Axis that points up. [default: the format's]")] = None,
     scale: Annotated[float, typer.Option(help="Lengths are multiplied by this.")] = 1.0,
     origin: Annotated[str, typer.Option(metavar="feet|centre|input", help="What is at 0 (input: your cameras')")] = "",
-    faces: Annotated[int, typer.Option(help="Meshes: about this many triangles at most. [default: all]")] = 0,
+    faces: Annotated[
+        int, typer.Option(help="Meshes: about this many triangles at most. [default: all]", show_default=False)
+    ] = 0,
     texture: Annotated[int, typer.Option(metavar="SIZE", help="glb: a baked texture, not vertex colours.")] = 0,
     fit_texture: Annotated[bool, typer.Option("--fit-texture", help="Sharpen it by nvdiffrast (CUDA).")] = False,
     compress: Annotated[bool, typer.Option("--compress", help="The whole asset, but small (a .sog).")] = False,
@@ -256,6 +258,8 @@ def export(
             clip=clip, frames=frames, fps=fps, time=time, speed=speed, crop_confidence=crop_confidence, up=up,
             scale=scale, origin=origin,
         )  # fmt: skip
+        if compress and format not in (None, "compressed"):
+            raise FourdgenError(f"--compress and --format {format} are two formats", "leave one of them out")
         name = "compressed" if compress else format
         mesh = exports.MeshOptions(faces, texture, fit_texture)
         report.places["output"] = exports.export(scene, output, name, adapt, report, pick_device(device), mesh)

@@ -44,8 +44,8 @@ class Reporter(Protocol):
     """Where a stage sends what happens.
 
     Events in use: "stage" (stage, state: started, done or skipped, seconds, peak_mb, check: its picture), "step"
-    (stage, step, total, loss, psnr, surfels), "note" (text). Any further fields go to log.jsonl unchanged, so they must
-    be plain numbers, strings, lists or dicts.
+    (stage, step, total, loss, psnr, surfels), "note" (text), "fact" (text: for the closing line). Any further fields
+    go to log.jsonl unchanged, so they must be plain numbers, strings, lists or dicts.
     """
 
     def emit(self, event: str, **fields: Any) -> None: ...
@@ -137,6 +137,13 @@ def memory(mb: float) -> str:
     return f"{mb / 1024:.1f} GB" if mb >= 1024 else f"{mb:.0f} MB"
 
 
+def bytes_read(size: float) -> str:
+    """The size of a file: `950 B`, `59 kB`, `1.2 MB` (powers of ten, as file managers count)."""
+    if size < 1000:
+        return f"{size:.0f} B"
+    return f"{size / 1e3:.0f} kB" if size < 999.5e3 else f"{size / 1e6:.1f} MB"
+
+
 def count(number: float) -> str:
     """`950`, `12.3k`, `1.2M`."""
     if number < 1000:
@@ -180,6 +187,7 @@ class ConsoleReporter:
         self._interval = interval  # seconds between two plain lines of one stage
         self.worked = False  # whether anything was begun: a refusal before that needs no closing line
         self.places: dict[str, Path] = {}  # where things are, for the closing line: name -> path
+        self._facts: list[str] = []
         self._begun = time.monotonic()
         self._peak_mb = 0.0
         self._pace: dict[str, tuple[float, int]] = {}  # stage -> (when its first step came, which step that was)
@@ -192,6 +200,8 @@ class ConsoleReporter:
             self._peak_mb = max(self._peak_mb, peak_memory_mb(), float(fields.get("peak_mb") or 0.0))
         if self._json:
             self._print(json_line(event, fields))
+        elif event == "fact":
+            self._facts.append(str(fields["text"]))
         elif event == "step":
             self._step(fields)
         elif event == "stage":
@@ -221,7 +231,7 @@ class ConsoleReporter:
             print(text, flush=True)
 
     def close(self, outcome: str) -> None:
-        """The last line of every run: `outcome`, time, peak memory, and where those of `places` are that exist."""
+        """The last line of every run: `outcome`, time, peak memory, facts, and those of `places` that exist."""
         if self._live:
             self._live.stop()
         seconds = time.monotonic() - self._begun
@@ -232,7 +242,7 @@ class ConsoleReporter:
                 json_line("end", {"outcome": outcome, "seconds": round(seconds, 2), "peak_mb": round(peak), **places})
             )
             return
-        parts = [f"{outcome} in {duration(seconds)}", f"peak memory {memory(peak)}"]
+        parts = [f"{outcome} in {duration(seconds)}", f"peak memory {memory(peak)}", *self._facts]
         parts += [f"{name} {place}" for name, place in places.items()]
         self._print(" | ".join(parts))
 

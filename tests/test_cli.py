@@ -217,6 +217,12 @@ def test_success_closes_with_time_memory_and_place(tmp_path: Path, scene: Path) 
     assert closing.endswith(f" | output {tmp_path / 'cameras.json'}")
 
 
+def test_export_closes_with_what_was_written(tmp_path: Path, scene: Path) -> None:
+    out = tmp_path / "one.spz"
+    closing = fourdgen("export", scene, "--clip", "run", "--time", "0.5", "-o", out).stderr.splitlines()[-1]
+    assert f" | {out.stat().st_size / 1000:.0f} kB | 60 surfels | clip run at 0.5 s | output {out}" in closing
+
+
 def test_failure_in_the_middle_closes_alike(tmp_path: Path) -> None:
     """An asset that was there before is not said to be this run's, and a run folder with nothing in it goes away."""
     (tmp_path / "scene.ply").write_text("old")
@@ -318,6 +324,15 @@ def test_export_does_not_replace_the_asset_by_less(scene: Path) -> None:
     before = scene.read_bytes()
     assert "is the asset itself" in refused(fourdgen("export", scene, "--format", "3dgs", "-o", scene))
     assert scene.read_bytes() == before
+
+
+def test_export_takes_one_format_and_lists_the_extensions_of_all(tmp_path: Path, scene: Path) -> None:
+    both = fourdgen("export", scene, "--compress", "--format", "spz", "-o", tmp_path / "x.spz")
+    assert "are two formats" in refused(both)
+    rows = {line.split()[0]: line for line in fourdgen("export", "--list").stdout.splitlines()}
+    assert all(end in rows["usd-cache"] for end in (".usdc", ".usda", ".usdz"))
+    assert ".sog" in rows["compressed"] and ".glb" in rows["glb-splats"] and "folder" in rows["obj-seq"]
+    assert fourdgen("export", "--help").stdout.count("[default: 0]") == 1  # of --texture
 
 
 def test_eval_needs_something_to_compare_with(tmp_path: Path, scene: Path) -> None:

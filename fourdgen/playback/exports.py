@@ -8,78 +8,96 @@ coordinates that it finds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from fourdgen.playback import writers
 from fourdgen.playback.writers import MeshOptions, Setup
-from fourdgen.report import FourdgenError, Reporter, Silent, table
+from fourdgen.report import FourdgenError, Reporter, Silent, bytes_read, table
 from fourdgen.scene import files
-from fourdgen.scene.adapt import Adapt, adapted
+from fourdgen.scene.adapt import Adapt, adapted, moment_of
 from fourdgen.scene.adapt import check as check_adapt
 from fourdgen.scene.scene4d import Scene4D
 
 
 @dataclass(frozen=True)
 class Format:
-    """`extension` picks the format where no name is given; "" : by name only, into a folder; None: by name only.
+    """`extensions` are those that its file may have, the first the usual one; none: it is a folder. `by_name`: only
+    `--format` picks it, because the extension belongs to another format, or because it is a folder.
 
     `up`: the axis that points up where `--up` says nothing: -y (the root frame's, and the custom of splat files), y, z;
-    "": it shows the subject upright by itself, and `--up` means nothing. `takes`: which of MeshOptions it heeds.
+    "": it shows the subject upright by itself. `takes`: which of MeshOptions it heeds. `ignores`: which fields of Adapt
+    mean nothing to it; "loop" is the time loop. `moment`: it holds one moment.
     """
 
     name: str
-    extension: str | None
+    extensions: tuple[str, ...]
     about: str
     loses: str
     write: Callable[[Path, Scene4D, Setup], None]
     up: str = "-y"
     takes: tuple[str, ...] = ()
+    by_name: bool = False
+    ignores: tuple[str, ...] = ()
+    moment: bool = False
 
 
 ROOT_UP = "-y"
+_USD = (".usdc", ".usda", ".usd", ".usdz")
+_TIME = ("frames", "fps", "speed", "loop")
 PLAIN = MeshOptions()
 _SURFACE = "softness, transparency, view-dependent colour, confidence; fine strands close up"
 _MOMENT = "all motion but one moment (--time); confidence"
 FORMATS = (
-    Format("scene", ".ply", "the whole 4D asset, as reconstruct writes it", "nothing", writers.write_scene),
-    Format("compressed", None, "the whole 4D asset, small, as a .sog (--compress); splat viewers show its rest pose",
+    Format("scene", (".ply",), "the whole 4D asset, as reconstruct writes it", "nothing", writers.write_scene),
+    Format("compressed", (".sog",), "the whole 4D asset, small (--compress); splat viewers show its rest pose",
            "digits: positions to 12 bits, rotations to 8, sizes and colours to 6, motion to 4e-4",
-           writers.write_compressed),
-    Format("cameras", ".json", "cameras of the input frames, nerfstudio layout with clip and frame",
-           "the asset: cameras only", writers.write_cameras),
-    Format("colmap", "", "the same cameras as a COLMAP model in text, with the surfels as points",
-           "the asset: cameras only", writers.write_colmap),
-    Format("html", ".html", "a page that plays the asset in a browser, offline",
-           "cameras; bytes for colour and confidence, 16 bits for rotation and size", writers.write_html, up=""),
-    Format("glb", ".glb", "a skinned mesh with an animation for each clip (glTF 2.0)",
+           writers.write_compressed, by_name=True),
+    Format("cameras", (".json",), "cameras of the input frames, nerfstudio layout with clip and frame",
+           "the asset: cameras only", writers.write_cameras, ignores=("fps", "speed", "loop", "crop_confidence")),
+    Format("colmap", (), "the same cameras as a COLMAP model in text, with the surfels as points",
+           "the asset: cameras only", writers.write_colmap, by_name=True, ignores=("fps", "speed", "loop")),
+    Format("html", (".html",), "a page that plays the asset in a browser, offline",
+           "cameras; bytes for colour and confidence, 16 bits for rotation and size", writers.write_html, up="",
+           ignores=("up",)),
+    Format("glb", (".glb",), "a skinned mesh with an animation for each clip (glTF 2.0)",
            f"{_SURFACE}; bones blend linearly (the difference is printed)", writers.write_glb, up="y",
            takes=("faces", "texture", "fit_texture")),
-    Format("usd", ".usdc", "the same as a UsdSkel mesh", f"{_SURFACE}; bones blend linearly",
+    Format("usd", _USD[:3], "the same as a UsdSkel mesh", f"{_SURFACE}; bones blend linearly",
            writers.write_usd, up="y", takes=("faces",)),
-    Format("usdz", ".usdz", "the same in one package, for AR viewers", f"{_SURFACE}; bones blend linearly",
+    Format("usdz", (".usdz",), "the same in one package, for AR viewers", f"{_SURFACE}; bones blend linearly",
            writers.write_usd, up="y", takes=("faces",)),
-    Format("usd-cache", None, "the mesh as a USD point cache, .usdc or .usdz, with our own skinning",
-           f"{_SURFACE}; all other clips; what lies between frames", writers.write_usd_cache, up="y", takes=("faces",)),
-    Format("obj-seq", "", "a folder with a mesh (OBJ) for every frame of one clip, same faces in all",
-           f"{_SURFACE}; all other clips", writers.write_obj_sequence, up="y", takes=("faces",)),
-    Format("mesh-seq", "", "the same as binary PLY", f"{_SURFACE}; all other clips",
-           writers.write_mesh_sequence, up="y", takes=("faces",)),
-    Format("glb-splats", None, "Gaussian splats of one moment in glTF, .glb (KHR_gaussian_splatting)", _MOMENT,
-           writers.write_glb_splats, up="y"),
-    Format("usd-splats", None, "moving Gaussian splats in USD, .usdc or .usdz (ParticleField3DGaussianSplat)",
-           "all other clips; what lies between frames; confidence", writers.write_usd_splats, up="y"),
-    Format("3dgs", None, "Gaussian splats of one moment in the layout of 3D Gaussian Splatting, .ply", _MOMENT,
-           writers.write_gaussians),
-    Format("ply-seq", "", "a folder with such a file for every frame of one clip",
-           "what lies between frames; all other clips; confidence", writers.write_sequence),
-    Format("splat", ".splat", "splats of one moment, 32 bytes each",
-           f"{_MOMENT}; view-dependent colour; bytes for colour, opacity and rotation", writers.write_splat),
-    Format("spz", ".spz", "splats of one moment, quantised and gzipped (Niantic)",
-           f"{_MOMENT}; bytes for all but positions and rotations; thinness below 5e-5", writers.write_spz),
-    Format("sog", ".sog", "splats of one moment, quantised in images (PlayCanvas)",
-           f"{_MOMENT}; 16-bit positions, bytes for all else", writers.write_sog),
+    Format("usd-cache", _USD, "the mesh as a USD point cache, with our own skinning",
+           f"{_SURFACE}; all other clips; what lies between frames", writers.write_usd_cache, up="y", takes=("faces",),
+           by_name=True),
+    Format("obj-seq", (), "a folder with a mesh (OBJ) for every frame of one clip, same faces in all",
+           f"{_SURFACE}; all other clips", writers.write_obj_sequence, up="y", takes=("faces",), by_name=True),
+    Format("mesh-seq", (), "the same as binary PLY", f"{_SURFACE}; all other clips",
+           writers.write_mesh_sequence, up="y", takes=("faces",), by_name=True),
+    Format("glb-splats", (".glb",), "Gaussian splats of one moment in glTF (KHR_gaussian_splatting)", _MOMENT,
+           writers.write_glb_splats, up="y", by_name=True, ignores=_TIME, moment=True),
+    Format("usd-splats", _USD, "moving Gaussian splats in USD (ParticleField3DGaussianSplat)",
+           "all other clips; what lies between frames; confidence", writers.write_usd_splats, up="y", by_name=True),
+    Format("3dgs", (".ply",), "Gaussian splats of one moment in the layout of 3D Gaussian Splatting", _MOMENT,
+           writers.write_gaussians, by_name=True, ignores=_TIME, moment=True),
+    Format("ply-seq", (), "a folder with such a file for every frame of one clip",
+           "what lies between frames; all other clips; confidence", writers.write_sequence, by_name=True),
+    Format("splat", (".splat",), "splats of one moment, 32 bytes each",
+           f"{_MOMENT}; view-dependent colour; bytes for colour, opacity and rotation", writers.write_splat,
+           ignores=_TIME, moment=True),
+    Format("spz", (".spz",), "splats of one moment, quantised and gzipped (Niantic)",
+           f"{_MOMENT}; bytes for all but positions and rotations; thinness below 5e-5", writers.write_spz,
+           ignores=_TIME, moment=True),
+    Format("sog", (".sog",), "splats of one moment, quantised in images (PlayCanvas)",
+           f"{_MOMENT}; 16-bit positions, bytes for all else", writers.write_sog, ignores=_TIME, moment=True),
 )  # fmt: skip
+_ELSEWHERE = {  # extensions of formats that other programs have, and what to do instead
+    ".obj": "meshes as OBJ are a folder, a file for each frame: --format obj-seq -o FOLDER",
+    ".gltf": "glTF is written as one binary file: name it .glb",
+    ".fbx": "FBX is not written; a .glb holds the same, and most programs read it",
+    ".abc": "Alembic is not written; --format obj-seq -o FOLDER or --format usd-cache -o FILE.usdc hold the same",
+    ".mp4": "`fourdgen render` makes videos",
+}
 
 
 def describe() -> str:
@@ -89,19 +107,34 @@ def describe() -> str:
 
 
 def _file_of(row: Format) -> str:
-    return {"": "folder", None: "(--format)"}.get(row.extension, str(row.extension))
+    return " ".join(row.extensions or ("folder",)) + (" (--format)" if row.by_name else "")
 
 
 def choose(output: Path, name: str | None = None) -> Format:
-    """The format of that name, or the one of the output's extension. Raises FourdgenError where there is none."""
-    known = ", ".join(row.name + (f" ({row.extension})" if row.extension else "") for row in FORMATS)
+    """The format of that name, or the one of the output's extension. Raises FourdgenError where there is none, and
+    where the two do not agree."""
     extension = output.suffix.lower()
-    extension = {".usd": ".usdc", ".usda": ".usdc"}.get(extension, extension)  # the writer goes by the name's own
     for row in FORMATS:
-        if row.name == name or (name is None and row.extension and row.extension == extension):
+        if row.name == name or (name is None and not row.by_name and extension in row.extensions):
+            _check_extension(row, output)
             return row
+    known = ", ".join(row.name + (f" ({row.extensions[0]})" if not row.by_name else "") for row in FORMATS)
     said = f"no such export format: {name}" if name else f"{output}: no export format has this extension"
-    raise FourdgenError(said, f"formats: {known}; choose one by extension or with --format")
+    hint = "" if name else _ELSEWHERE.get(extension, "")
+    raise FourdgenError(said, hint or f"formats: {known}; choose one by extension or with --format")
+
+
+def _check_extension(row: Format, output: Path) -> None:
+    """Raises FourdgenError where the output's name promises another format than the one that would be written."""
+    extension = output.suffix.lower()
+    if row.extensions and extension not in row.extensions:
+        flag = "--compress" if row.name == "compressed" else f"--format {row.name}"
+        raise FourdgenError(
+            f"{flag} does not write {extension or 'files without an extension'}",
+            f"name the output {output.with_suffix(row.extensions[0])}, or leave {flag} out",
+        )
+    if not row.extensions and any(extension in other.extensions for other in FORMATS):
+        raise FourdgenError(f"--format {row.name} writes a folder, and {output} is named as a file", "name a folder")
 
 
 def export(
@@ -119,20 +152,67 @@ def export(
     _check_mesh(row, mesh)
     adapt = adapt or Adapt()
     check_adapt(adapt)
+    _check_adapt(row, adapt)
     if isinstance(scene, Path):
-        if row.name != "scene" and output.exists() and output.samefile(scene):
-            raise FourdgenError(
-                f"{output} is the asset itself, and {row.name} would lose its motion", "name another file"
-            )
+        _check_source(row, adapt, scene, output)
         scene = files.read(scene, report)
-    if row.extension != "" and output.is_dir():
+    if row.extensions and output.is_dir():
         raise FourdgenError(f"{output} is a folder", "give another name")
-    if row.up == "":
-        adapt = replace(adapt, up=None)
     placed = bool(adapt.up or adapt.origin or adapt.scale != 1)
     setup = Setup(report, device, placed, adapt.up or row.up or ROOT_UP, mesh)
-    row.write(output, adapted(scene, adapt, row.up or ROOT_UP), setup)
+    shown = adapted(scene, adapt, row.up or ROOT_UP)
+    row.write(output, shown, setup)
+    _say_what_was_written(row, adapt, scene, shown, output, report)
     return output
+
+
+def _check_source(row: Format, adapt: Adapt, source: Path, output: Path) -> None:
+    """Raises FourdgenError where an asset would be replaced by something else than itself."""
+    if not (output.exists() and output.samefile(source)):
+        return
+    if row.name != "scene":
+        raise FourdgenError(
+            f"{output} is the asset itself, and as {row.name} it would lose: {row.loses}", "name another file"
+        )
+    if changed := _asked(adapt):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+        raise FourdgenError(
+            f"{output} is the asset itself, and would be replaced by what {flags} makes of it", "name another file"
+        )
+
+
+def _say_what_was_written(
+    row: Format, adapt: Adapt, scene: Scene4D, shown: Scene4D, output: Path, report: Reporter
+) -> None:
+    """How large it is, how much of the asset is in it, and which moment: for the closing line."""
+    files_ = [path for path in output.iterdir() if path.is_file()] if output.is_dir() else [output]
+    size = sum(path.stat().st_size for path in files_)
+    report.emit("fact", text=bytes_read(size) + (f" in {len(files_)} files" if output.is_dir() else ""), bytes=size)
+    kept, of = len(shown.surfels), len(scene.surfels)
+    if "crop_confidence" not in row.ignores:
+        report.emit("fact", text=f"kept {kept} of {of} surfels" if kept < of else f"{of} surfels", kept=kept, of=of)
+    moment = moment_of(adapt.time)
+    if row.moment or moment is not None:
+        clip = shown.clips[shown.reference]
+        seconds = float(clip.seconds[0])
+        report.emit("fact", text=f"clip {clip.name} at {seconds:g} s", clip=clip.name, seconds=seconds)
+
+
+def _asked(adapt: Adapt) -> list[str]:
+    """Names of the fields that are not as they are by default."""
+    return [field.name for field in fields(adapt) if getattr(adapt, field.name) != field.default]
+
+
+def _check_adapt(row: Format, adapt: Adapt) -> None:
+    """Raises FourdgenError for options that mean nothing to this format."""
+    for name in [*_asked(adapt), *(["loop"] if adapt.time == "loop" else [])]:
+        if name in row.ignores:
+            able = ", ".join(other.name for other in FORMATS if name not in other.ignores)
+            flag = "time loop" if name == "loop" else name.replace("_", "-")
+            moment = "--time SECONDS chooses the moment; " if row.moment else ""
+            raise FourdgenError(
+                f"--{flag} means nothing to the format {row.name}", f"{moment}formats that take it: {able}"
+            )
 
 
 def _check_mesh(row: Format, mesh: MeshOptions) -> None:

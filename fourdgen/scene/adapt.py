@@ -67,15 +67,20 @@ def check(adapt: Adapt) -> None:
         raise FourdgenError(f"--origin {adapt.origin}: no such origin", "give feet, centre or input")
     if adapt.origin == "input" and (adapt.up or adapt.scale != 1):
         raise FourdgenError("--origin input keeps the axes and lengths of your cameras", "leave --up and --scale out")
-    _moment(adapt.time)
     _chosen(adapt.frames, 1)
+    if moment_of(adapt.time) is not None:
+        for flag, given in (("frames", adapt.frames), ("fps", adapt.fps), ("speed", adapt.speed != 1)):
+            if given:
+                raise FourdgenError(
+                    f"--{flag} means nothing with --time {adapt.time}, which is one moment", "leave one of them out"
+                )
 
 
 def adapted(scene: Scene4D, adapt: Adapt, up: str = "-y") -> Scene4D:
     """The scene that was asked for. `up` is the axis of the format where the options name none: -y (the root frame's
     own), y or z. Raises FourdgenError for a clip, time or frames that the scene does not have."""
     check(adapt)
-    if adapt.clip is not None or _moment(adapt.time) is not None:
+    if adapt.clip is not None or moment_of(adapt.time) is not None:
         kept = clip_of(scene, adapt.clip or scene.reference)
         scene = replace(scene, clips={kept.name: kept}, reference=kept.name)
         if isinstance(scene.motion, SampledBones):
@@ -138,7 +143,7 @@ def retimed(scene: Scene4D, adapt: Adapt) -> Scene4D:
 
 
 def _keys(scene: Scene4D, clip: SceneClip, adapt: Adapt) -> _Keys:
-    moment = _moment(adapt.time)
+    moment = moment_of(adapt.time)
     first, last = float(clip.seconds[0]), float(clip.seconds[-1])
     if moment is not None:
         if not first - 1e-4 <= moment <= last + 1e-4:
@@ -177,7 +182,7 @@ def _with_middles(keys: _Keys) -> tuple[list[float], list[float]]:
     return shown, source
 
 
-def _moment(text: str) -> float | None:
+def moment_of(text: str) -> float | None:
     """Seconds of `0.5` or `freeze:0.5`; None for "" and loop."""
     if text in ("", "loop"):
         return None
@@ -220,7 +225,8 @@ def placed(scene: Scene4D, adapt: Adapt, up: str) -> Scene4D:
 
 
 def _origin(scene: Scene4D, origin: str) -> Float[Tensor, "3"]:
-    """Middle of what the reference clip shows over all its time; for feet, at the height of its lowest point."""
+    """Middle of what the reference clip shows over all its time; for feet, at the height of the lowest centre of a
+    surfel that can be seen (opacity above 0.1), without strays: those farther out than 1.1 times the radius."""
     clip = scene.clips[scene.reference]
     low, high = torch.full((3,), math.inf), torch.full((3,), -math.inf)
     for seconds in clip.seconds.tolist():

@@ -133,6 +133,8 @@ def test_a_still_scene_can_be_adapted() -> None:
         (Adapt(frames="a:b"), "--frames a:b: not understood"),
         (Adapt(frames="0"), "--frames 0: not understood"),
         (Adapt(origin="input", scale=2.0), "--origin input keeps"),
+        (Adapt(frames="3", time="0.5"), "--frames means nothing with --time 0.5"),
+        (Adapt(fps=10, time="0.5"), "--fps means nothing with --time 0.5"),
     ],
 )
 def test_options_that_are_wrong_whatever_the_scene(wrong: Adapt, said: str) -> None:

@@ -70,6 +70,19 @@ def test_exported_cameras_name_pictures_that_are_there_and_no_others(tmp_path: P
     assert {entry.file_path for entry in read_camera_entries(tmp_path / "b.json")} == {""}
 
 
+def test_exported_cameras_name_no_folder_of_this_machine(tmp_path: Path) -> None:
+    scene, run = toy_scene(), tmp_path / "here" / "scene.run"
+    clip = scene.clips["a"]
+    for index in range(len(clip.seconds)):
+        write_picture(run / "01-ingest", "a", "rgb", index, np.full((SIZE[1], SIZE[0], 3), 9, np.uint8))
+    save_capture(Capture((Clip("a", "", SIZE, clip.seconds, clip.frame_ids),), run / "01-ingest"), run / "01-ingest")
+    scene = replace(scene, run_folder=str(run), clips={"a": clip}, reference="a")
+    for place, begins in (("here/sub", "../scene.run/01-ingest/"), ("there", "scene.run/01-ingest/")):
+        export(scene, tmp_path / place / "cameras.json")
+        named = [entry.file_path for entry in read_camera_entries(tmp_path / place / "cameras.json")]
+        assert all(name.startswith(begins) for name in named) and str(tmp_path) not in "".join(named)
+
+
 def test_frame_numbers_between_frames() -> None:
     clip = toy_scene().clips["b"]  # frames 0, 2, 4, ... at 12 a second
     assert seconds_of(clip, 3) == pytest.approx(1.5 / 12)
@@ -111,6 +124,80 @@ def test_formats_that_are_not_there(tmp_path: Path) -> None:
         export(toy_scene(), tmp_path / "out.ply", "3dgs", Adapt(clip="z"))
 
 
+@pytest.mark.parametrize(
+    ("file", "format_", "said", "hint"),
+    [
+        ("s.html", "compressed", "--compress does not write .html", "s.sog"),
+        ("s.json", "compressed", "--compress does not write .json", "s.sog"),
+        ("s.spz", "sog", "--format sog does not write .spz", "s.sog"),
+        ("s", "3dgs", "--format 3dgs does not write files without an extension", "s.ply"),
+        ("s.glb", "usd-splats", "--format usd-splats does not write .glb", "s.usdc"),
+        ("s.ply", "ply-seq", "--format ply-seq writes a folder", "name a folder"),
+        ("s.obj", None, "no export format has this extension", "--format obj-seq -o FOLDER"),
+        ("s.gltf", None, "no export format has this extension", "name it .glb"),
+        ("s.abc", None, "no export format has this extension", "Alembic is not written"),
+    ],
+)
+def test_a_name_that_promises_another_format_is_refused(
+    tmp_path: Path, file: str, format_: str | None, said: str, hint: str
+) -> None:
+    with pytest.raises(FourdgenError, match=said) as caught:
+        export(toy_scene(), tmp_path / file, format_)
+    assert hint in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [row.name for row in FORMATS if row.moment])
+@pytest.mark.parametrize(
+    ("adapt", "flag"),
+    [
+        (Adapt(time="loop"), "--time loop"),
+        (Adapt(frames="3"), "--frames"),
+        (Adapt(fps=10), "--fps"),
+        (Adapt(speed=0.5), "--speed"),
+    ],
+)
+def test_options_of_time_mean_nothing_to_one_moment(tmp_path: Path, name: str, adapt: Adapt, flag: str) -> None:
+    row = next(row for row in FORMATS if row.name == name)
+    with pytest.raises(FourdgenError, match=f"{flag} means nothing to the format {name}") as caught:
+        export(toy_scene(), tmp_path / f"out{row.extensions[0]}", name, adapt)
+    assert "--time SECONDS" in caught.value.hint and "ply-seq" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("file", "adapt", "flag"),
+    [
+        ("out.json", Adapt(crop_confidence=0.5), "--crop-confidence"),
+        ("out.json", Adapt(fps=5), "--fps"),
+        ("out.html", Adapt(up="z"), "--up"),
+    ],
+)
+def test_options_that_mean_nothing_to_a_format_are_refused(tmp_path: Path, file: str, adapt: Adapt, flag: str) -> None:
+    with pytest.raises(FourdgenError, match=f"{flag} means nothing to the format"):
+        export(toy_scene(), tmp_path / file, adapt=adapt)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "format_", "adapt", "said"),
+    [
+        ("own.ply", None, Adapt(crop_confidence=0.1), "would be replaced by what --crop-confidence makes of it"),
+        ("own.ply", None, Adapt(frames="2"), "--frames"),
+        ("own.ply", "3dgs", Adapt(), "as 3dgs it would lose: all motion"),
+        ("own.sog", "compressed", Adapt(), "as compressed it would lose: digits"),
+    ],
+)
+def test_the_only_asset_is_not_replaced_by_less(
+    tmp_path: Path, file: str, format_: str | None, adapt: Adapt, said: str
+) -> None:
+    own = tmp_path / file
+    export(toy_scene(), own, format_ if file.endswith("sog") else None)
+    before = own.read_bytes()
+    with pytest.raises(FourdgenError, match=said):
+        export(own, own, format_, adapt)
+    assert own.read_bytes() == before
+
+
 def test_a_sequence_has_a_file_for_every_frame(tmp_path: Path) -> None:
     scene = toy_scene()
     export(scene, tmp_path / "frames", "ply-seq", Adapt(fps=24, clip="a"))
@@ -143,10 +230,12 @@ def test_the_refinement_is_folded_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["splat", "spz", "sog", "3dgs", "glb-splats"])
 def test_equal_scenes_give_equal_bytes(tmp_path: Path, name: str) -> None:
-    for file in ("one", "two"):
-        export(toy_scene(4), tmp_path / file, name, Adapt(time="0.3"))
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    row = next(row for row in FORMATS if row.name == name)
+    one, two = (tmp_path / f"{file}{row.extensions[0]}" for file in ("one", "two"))
+    for path in (one, two):
+        export(toy_scene(4), path, name, Adapt(time="0.3"))
+    assert one.read_bytes() == two.read_bytes()
+    assert sorted(tmp_path.iterdir()) == [one, two]
 
 
 def test_splats_in_gltf_are_those_of_the_moment(tmp_path: Path) -> None:

@@ -19,10 +19,13 @@ def write(path: Path, scene: Scene4D) -> None:
     """Writes the cameras in the user's coordinates when cameras were given, in the root frame when not.
 
     `file_path` names the frame's picture in the run folder (straightened, of the camera's size) where it is there, and
-    is empty where it is not: `clip` and `frame` say which frame of the source is meant.
+    is empty where it is not: `clip` and `frame` say which frame of the source is meant. It is relative to `path` where
+    that stands beside the run folder, or anywhere below its parent; else it begins with the run folder's name, because
+    the folders of this machine concern nobody else.
     """
     pictures = _pictures(scene)
-    write_transforms_json(path, [_named(entry, pictures, path.absolute().parent) for entry in entries_of(scene)])
+    beside, run = path.absolute().parent, Path(scene.run_folder).absolute()
+    write_transforms_json(path, [_named(entry, pictures, beside, run) for entry in entries_of(scene)])
 
 
 def _pictures(scene: Scene4D) -> dict[tuple[str, int], tuple[Path, tuple[int, int]]]:
@@ -40,10 +43,11 @@ def _pictures(scene: Scene4D) -> dict[tuple[str, int], tuple[Path, tuple[int, in
 
 
 def _named(
-    entry: CameraEntry, pictures: dict[tuple[str, int], tuple[Path, tuple[int, int]]], beside: Path
+    entry: CameraEntry, pictures: dict[tuple[str, int], tuple[Path, tuple[int, int]]], beside: Path, run: Path
 ) -> CameraEntry:
     picture, size = pictures.get((entry.clip or "", entry.frame or 0), (None, None))
     if picture is None or size != entry.size or not picture.is_file():
         return replace(entry, file_path="")
-    near = picture.is_relative_to(beside)  # then the two can be moved together
-    return replace(entry, file_path=os.path.relpath(picture, beside) if near else str(picture))
+    picture = picture.absolute()
+    near = beside.is_relative_to(run.parent) or run.is_relative_to(beside)
+    return replace(entry, file_path=os.path.relpath(picture, beside if near else run.parent))
