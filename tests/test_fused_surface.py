@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from fourdgen.playback.surface import SurfaceConfig, filmed_moment, surface
 from fourdgen.render import pick
-from fourdgen.report import FourdgenError
+from fourdgen.report import FourdgenError, Silent
 from fourdgen.scene.mesh import SkinnedMesh
 from fourdgen.scene.scene4d import Scene4D
 from tests.toy import ellipsoid, joined, toy_scene
@@ -103,6 +104,18 @@ def test_the_mesh_is_made_where_parts_do_not_touch(scene: Scene4D) -> None:
     name, seconds = filmed_moment(replace(scene, motion=motion))
     assert name == "a"
     assert seconds >= float(clip.seconds[6])
+
+
+def test_every_part_of_the_work_says_how_far_it_is(scene: Scene4D) -> None:
+    class Heard(Silent):
+        last: ClassVar[dict[str, tuple[int, int]]] = {}
+
+        def emit(self, event: str, **fields: Any) -> None:
+            self.last[fields["stage"]] = (fields["step"], fields["total"])
+
+    surface(scene, pick("cpu"), SurfaceConfig(cells=24, views=10, size=64), Heard())
+    assert set(Heard.last) == {"surface", "outlines", "colours"}
+    assert all(step == total for step, total in Heard.last.values())
 
 
 def test_a_scene_without_a_surface_is_said_to_have_none(scene: Scene4D) -> None:

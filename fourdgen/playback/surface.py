@@ -93,7 +93,7 @@ def surface(
     field = torch.where(weight > 0, total / weight.clamp_min(1), torch.full_like(total, -1.0))
     field = torch.from_numpy(gaussian_filter(field.reshape(shape).numpy(), config.smooth, mode="nearest"))
     hull = outlines[-1].reshape(shape)
-    level = _level(field, hull, low, cell, cameras, [depth.isfinite() for _, depth in pictures])
+    level = _level(field, hull, low, cell, cameras, [depth.isfinite() for _, depth in pictures], report)
     field = torch.maximum(field - level, hull)
     nets, faces = surface_nets(without_pockets(field.numpy().astype(np.float64)))
     if len(faces) == 0:
@@ -104,7 +104,7 @@ def surface(
     vertices = (low + torch.from_numpy(nets).float() * cell).contiguous()
     mesh = SkinnedMesh(vertices, torch.from_numpy(faces), torch.zeros_like(vertices))
     ids, weights = skinned_like(state, vertices)
-    colors = colors_at(vertices, mesh.normals(), state, cameras, pictures, cell)
+    colors = colors_at(vertices, mesh.normals(), state, cameras, pictures, cell, report=report)
     mesh = replace(mesh, colors=colors, bone_ids=ids, bone_weights=weights)
     return mesh.back_from(scene.motion, clip, seconds)
 
@@ -158,6 +158,7 @@ def _level(
     cell: float,
     cameras: Cameras,
     solid: list[Tensor],
+    report: Reporter,
 ) -> float:
     """The level of the field whose outlines agree best with those of the surfels (IoU over some views), the lowest of
     those that are nearly as good.
@@ -171,7 +172,8 @@ def _level(
     both, either = torch.zeros(len(levels)), torch.zeros(len(levels))
     w, h = cameras.size
     y, x = torch.meshgrid(torch.arange(1, h, 3) + 0.5, torch.arange(1, w, 3) + 0.5, indexing="ij")
-    for number in range(0, len(cameras), max(1, len(cameras) // 8)):
+    chosen = range(0, len(cameras), max(1, len(cameras) // 8))
+    for done, number in enumerate(chosen, 1):
         camera = cameras[number]
         rays = torch.stack([x, y, torch.ones_like(x)], -1) @ torch.linalg.inv(camera.K[0]).T
         center = camera.centers()[0]
@@ -187,6 +189,7 @@ def _level(
         inside = lowest[..., None] < levels
         both += (inside & wanted[..., None]).sum((0, 1))
         either += (inside | wanted[..., None]).sum((0, 1))
+        report.emit("step", stage="outlines", step=done, total=len(chosen))
     overlap = both / either.clamp_min(1)
     return float(levels[(overlap >= overlap.max() - 0.003).nonzero()[0, 0]])
 
@@ -250,6 +253,7 @@ def colors_at(
     pictures: list[Picture],
     cell: float,
     sharp: float = 4.0,
+    report: Reporter = Silent(),
 ) -> Float[Tensor, "n 3"]:
     """Colours of points on the surface: the mean of the pictures that see them (to two cells in depth), weighted by the
     cosine of the view to the power of `sharp`; of the nearest point that is seen where none does."""
@@ -271,6 +275,7 @@ def colors_at(
         )
         total.index_add_(0, index, share * seen[0, :, 0].T)
         weight.index_add_(0, index, share)
+        report.emit("step", stage="colours", step=number + 1, total=len(pictures))
     seen_at_all = weight[:, 0] > 1e-3
     colors = total / weight.clamp_min(1e-9)
     if not bool(seen_at_all.all()):

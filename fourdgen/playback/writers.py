@@ -135,7 +135,7 @@ def _animated(scene: Scene4D, setup: Setup) -> tuple[SkinnedMesh, Float[Tensor, 
     size = extent(scene.surfels)[1]
     animations = {}
     for name in scene.clips:
-        joints = animations[name] = fitted_joints(mesh, motion, name)
+        joints = animations[name] = fitted_joints(mesh, motion, name, setup.report)
         setup.report.emit("note", text=_residual(name, joints, size), residual_rms=joints.residual_rms / size)
     return mesh, motion.centers, animations
 

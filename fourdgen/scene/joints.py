@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen.geometry.transforms import dual_quat_parts, nearest_rotation, quat_from_matrix, quat_to_matrix
+from fourdgen.report import Reporter, Silent
 from fourdgen.scene.mesh import SkinnedMesh
 from fourdgen.scene.motion import SampledBones
 
@@ -38,7 +39,7 @@ class JointMotion:
 
 
 @torch.no_grad()
-def fitted_joints(mesh: SkinnedMesh, motion: SampledBones, clip: str) -> JointMotion:
+def fitted_joints(mesh: SkinnedMesh, motion: SampledBones, clip: str, report: Reporter = Silent()) -> JointMotion:
     """Joint motions at the times of the clip's samples. The mesh must have bones (ValueError)."""
     if mesh.bone_ids is None or mesh.bone_weights is None:
         raise ValueError("a mesh without bones has no joints")
@@ -51,10 +52,12 @@ def fitted_joints(mesh: SkinnedMesh, motion: SampledBones, clip: str) -> JointMo
     goal = torch.stack([part.at(motion, clip, float(time)).vertices for time in times])
     quats, translations = dual_quat_parts(motion.dual_quats[clip])
     rotations = quat_to_matrix(quats)
-    before = (_skinned(points, dense, rotations, translations) - goal).norm(dim=-1)
     now = _skinned(points, dense, rotations, translations)
-    for _ in range(ROUNDS):
+    before = (now - goal).norm(dim=-1)
+    for round_ in range(ROUNDS):
         for bone in range(count):
+            step = round_ * count + bone + 1
+            report.emit("step", stage=f"joints of clip {clip}", step=step, total=ROUNDS * count)
             moved = (dense[:, bone] > 1e-3).nonzero()[:, 0]
             if len(moved) < 4:
                 continue  # nothing depends on it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
 from fourdgen.geometry.transforms import Sim3, quat_to_matrix, so3_exp
 from fourdgen.playback.exports import FORMATS, choose, describe, export
 from fourdgen.render import draw
-from fourdgen.report import FourdgenError
+from fourdgen.report import FourdgenError, Silent
 from fourdgen.scene import files
 from fourdgen.scene.adapt import Adapt, adapted
 from fourdgen.scene.entries import camera_of, moment_of, seconds_of
@@ -196,6 +197,24 @@ def test_the_only_asset_is_not_replaced_by_less(
     with pytest.raises(FourdgenError, match=said):
         export(own, own, format_, adapt)
     assert own.read_bytes() == before
+
+
+def test_what_was_written_is_said(tmp_path: Path) -> None:
+    class Heard(Silent):
+        facts: ClassVar[list[str]] = []
+
+        def emit(self, event: str, **fields: Any) -> None:
+            if event == "fact":
+                self.facts.append(fields["text"])
+
+    scene = toy_scene()
+    confidence = torch.linspace(0, 1, len(scene.surfels))
+    scene = replace(scene, surfels=replace(scene.surfels, confidence=confidence))
+    export(scene, tmp_path / "out.splat", adapt=Adapt(clip="b", crop_confidence=0.6), report=Heard())
+    kept = int((confidence >= 0.6).sum())
+    moment = f"clip b at {float(scene.clips['b'].seconds[0]):g} s"
+    size = f"{32 * kept / 1000:.0f} kB"  # 32 bytes a splat
+    assert Heard.facts == [size, f"kept {kept} of {len(confidence)} surfels", moment]
 
 
 def test_a_sequence_has_a_file_for_every_frame(tmp_path: Path) -> None:

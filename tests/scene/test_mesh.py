@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import numpy as np
 import pytest
 import torch
 import trimesh
 
+from fourdgen.report import Silent
 from fourdgen.scene.joints import fitted_joints, skinned_linearly
 from fourdgen.scene.mesh import SkinnedMesh, compact, large_parts, skinned_like, surface_nets, without_pockets
 from tests.toy import toy_scene
@@ -93,6 +96,20 @@ def test_fitted_joints_skin_nearer_to_our_motion_than_the_bones_do() -> None:
         assert float(off.max()) < 0.03  # of a subject about a unit in size
     turns = (joints.rotations[1:] * joints.rotations[:-1]).sum(-1)
     assert float(turns.min()) > 0.9  # no sign jumps between samples
+
+
+def test_the_fit_of_joints_says_how_far_it_is() -> None:
+    class Heard(Silent):
+        steps: ClassVar[list[tuple[int, int]]] = []
+
+        def emit(self, event: str, **fields: Any) -> None:
+            assert event == "step" and fields["stage"] == "joints of clip a"
+            self.steps.append((fields["step"], fields["total"]))
+
+    scene = toy_scene()
+    fitted_joints(arm_mesh(), scene.motion, "a", Heard())
+    total = Heard.steps[0][1]
+    assert Heard.steps == [(step, total) for step in range(1, total + 1)]
 
 
 def test_rigid_motion_leaves_no_residual() -> None:
