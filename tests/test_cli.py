@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from fourdgen import cli
+
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "assets" / "demo"
 VERBS = ("reconstruct", "render", "export", "view", "eval", "regenerate", "status", "info", "doctor")
@@ -388,3 +390,13 @@ def test_doctor_lists_what_nobody_needs_as_optional_and_how_to_get_it(monkeypatc
         assert words[:4] == [sys.executable, "-m", "pip", "install"]
         assert words[-1].strip("'").startswith(finding.name)  # the package itself: fourdgen is in no registry
         assert ">=" in words[-1]
+
+
+@pytest.mark.parametrize("own", [None, "active"])
+def test_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
+    monkeypatch.setattr(cli, "app", lambda **options: None)
+    monkeypatch.setenv("OMP_WAIT_POLICY", own or "")
+    if own is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    cli.main()
+    assert os.environ["OMP_WAIT_POLICY"] == (own or "passive")
