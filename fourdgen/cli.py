@@ -32,9 +32,9 @@ SceneFile = Annotated[Path, typer.Argument(metavar="SCENE", help="A scene.ply.",
 
 
 def main() -> None:
-    # Threads that have no work sleep instead of turning round, which must be said before torch loads OpenMP: with two
-    # threads training is a quarter faster on an idle machine and four times on a busy one (docs/performance.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Threads that have no work sleep soon instead of turning round, or two of them starve on a busy machine. It must be
+    # said before torch loads OpenMP (docs/performance.md, "Threads").
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     app(prog_name="fourdgen")
 
 

@@ -392,11 +392,11 @@ def test_doctor_lists_what_nobody_needs_as_optional_and_how_to_get_it(monkeypatc
         assert ">=" in words[-1]
 
 
-@pytest.mark.parametrize("own", [None, "active"])
+@pytest.mark.parametrize("own", [None, "7"])
 def test_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
     monkeypatch.setattr(cli, "app", lambda **options: None)
-    monkeypatch.setenv("OMP_WAIT_POLICY", own or "")
+    monkeypatch.setenv("GOMP_SPINCOUNT", own or "")
     if own is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
+        monkeypatch.delenv("GOMP_SPINCOUNT")
     cli.main()
-    assert os.environ["OMP_WAIT_POLICY"] == (own or "passive")
+    assert os.environ["GOMP_SPINCOUNT"] == (own or "20000")
