@@ -30,6 +30,12 @@ def output_file(path: Path) -> None:
     workspace.check_writable(path.parent)
 
 
+def port(number: int | None) -> None:
+    """Raises FourdgenError for a number that no port has."""
+    if number is not None and not 1 <= number <= 65535:
+        raise FourdgenError(f"--port {number}: not a port", "give a number from 1 to 65535, or leave it out")
+
+
 def truth_folder(given: Path | None, scene: Path) -> Path:
     """The folder of held-out views to compare a scene with.
 

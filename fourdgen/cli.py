@@ -204,7 +204,7 @@ def render(
 
 def _formats(wanted: bool) -> None:
     if wanted:
-        from fourdgen.playback.exports import describe
+        from fourdgen.playback.formats import describe
 
         ConsoleReporter().result(describe())
         raise typer.Exit()
@@ -247,25 +247,25 @@ def export(
       fourdgen export scene.ply --format ply-seq --fps 30 --speed 0.5 --time loop -o slow/
     """
     with speaking(json, "export") as report:
-        from fourdgen import workspace
+        from fourdgen.playback import formats
         from fourdgen.scene import ply
+        from fourdgen.scene.options import Adapt
 
         ply.check(scene)
-        workspace.check_writable(output.parent)
-        from fourdgen.machine import pick_device, use_threads
-
-        use_threads(threads)
-        from fourdgen.playback import exports
-        from fourdgen.scene.adapt import Adapt
-
+        if compress and format not in (None, "compressed"):
+            raise FourdgenError(f"--compress and --format {format} are two formats", "leave one of them out")
+        name = "compressed" if compress else format
         adapt = Adapt(
             clip=clip, frames=frames, fps=fps, time=time, speed=speed, crop_confidence=crop_confidence, up=up,
             scale=scale, origin=origin,
         )  # fmt: skip
-        if compress and format not in (None, "compressed"):
-            raise FourdgenError(f"--compress and --format {format} are two formats", "leave one of them out")
-        name = "compressed" if compress else format
-        mesh = exports.MeshOptions(faces, texture, fit_texture)
+        mesh = formats.MeshOptions(faces, texture, fit_texture)
+        formats.check(output, name, adapt, mesh, scene)
+        from fourdgen.machine import pick_device, use_threads
+
+        use_threads(threads)
+        from fourdgen.playback import exports
+
         report.places["output"] = exports.export(scene, output, name, adapt, report, pick_device(device), mesh)
 
 
@@ -291,6 +291,7 @@ def view(
         from fourdgen import checks
 
         checks.scene_or_run(scene)
+        checks.port(port)
         from fourdgen.machine import pick_device, use_threads
 
         use_threads(threads)

@@ -286,8 +286,9 @@ def reconstruct(request: Request, report: Reporter | None = None) -> Result:
     planned = plan(request)
     new = not job.run_folder.exists()
     with workspace.disk_errors(job.run_folder, job.output.parent):
-        job.run_folder.mkdir(parents=True, exist_ok=True)
-        job.output.parent.mkdir(parents=True, exist_ok=True)
+        workspace.make_folder(job.output.parent, report or Silent())
+        workspace.make_folder(job.run_folder.parent, report or Silent())
+        job.run_folder.mkdir(exist_ok=True)
         with workspace.lock(job.run_folder), workspace.made_for_nothing(job.run_folder, new):
             if request.fresh:
                 workspace.clear_run(job.run_folder)

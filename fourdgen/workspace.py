@@ -326,6 +326,20 @@ def check_writable(folder: Path) -> None:
         raise disk_error(error, [folder]) or _denied(error, folder) from error
 
 
+def make_folder(folder: Path, report: Reporter) -> None:
+    """Makes a folder, and those above it, where it is not there, and says so: a name may have been mistyped.
+
+    Raises FourdgenError where it cannot be made.
+    """
+    if folder.is_dir():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, [folder]) or _denied(error, folder) from error
+    report.emit("note", text=f"made the folder {folder}", folder=str(folder))
+
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR}
 
@@ -351,6 +365,9 @@ def disk_error(error: BaseException, folders: Sequence[Path]) -> FourdgenError |
 
 def _denied(error: BaseException, folder: Path) -> FourdgenError:
     reason = (getattr(error, "strerror", None) or str(error)).lower()
+    # Folders that the kernel makes up, such as /proc, say that a new file is not there.
+    if folder.is_dir() and getattr(error, "errno", None) == errno.ENOENT:
+        reason = "the system takes no files there"
     return FourdgenError(f"cannot write in {folder}: {reason}", "choose another folder")
 
 

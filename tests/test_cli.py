@@ -170,11 +170,18 @@ def imported(*arguments: str | Path) -> tuple[str, subprocess.CompletedProcess[s
         ("render", "SCENE", "--path", "circle"),
         ("render", "SCENE", "--time", "later"),
         ("render", "SCENE", "--cameras", "none.json"),
+        ("render", "SCENE", "-o", "x.foo"),
+        ("render", "SCENE", "-o", "/proc/x.mp4"),
         ("export", "none.ply", "-o", "x.json"),
+        ("export", "SCENE", "-o", "x.foo"),
+        ("export", "SCENE", "-o", "x.html", "--faces", "500"),
+        ("export", "SCENE", "-o", "x.html", "--scale", "0"),
+        ("export", "SCENE", "-o", "/proc/x.spz"),
         ("eval", "none.ply", "--truth", "none"),
         ("eval", "SCENE", "--truth", "none"),
         ("status", "none.run"),
         ("view", "none.ply"),
+        ("view", "SCENE", "--port", "99999"),
         ("reconstruct", "none.mp4"),
     ],
 )
@@ -320,6 +327,26 @@ def test_threads_are_those_asked_for() -> None:
 
 def test_export_refuses_an_unknown_format(tmp_path: Path, scene: Path) -> None:
     assert "no export format" in refused(fourdgen("export", scene, "-o", tmp_path / "scene.abc"))
+
+
+def test_what_cannot_be_is_said_in_one_sentence(scene: Path) -> None:
+    assert refused(fourdgen("view", scene, "--port", "99999")) == "--port 99999: not a port"
+    if Path("/proc/self").is_dir():
+        nowhere = fourdgen("export", scene, "-o", "/proc/x.spz")
+        assert refused(nowhere) == "cannot write in /proc: the system takes no files there"
+
+
+def test_a_new_folder_is_made_and_named(tmp_path: Path, scene: Path) -> None:
+    """Whoever has mistyped a folder's name reads it; the folder that is there is no news."""
+    new = tmp_path / "new" / "er"
+    assert f"made the folder {new}" in fourdgen("export", scene, "-o", new / "cameras.json").stderr
+    assert (new / "cameras.json").is_file()
+    assert "made the folder" not in fourdgen("export", scene, "-o", new / "again.json").stderr
+    film = ("--path", "bullet", "--time", "freeze:0", "--size", "16", "--fps", "1")
+    done = fourdgen("render", scene, *film, "-o", tmp_path / "films" / "a.gif")
+    assert f"made the folder {tmp_path / 'films'}" in done.stderr
+    refused(fourdgen("export", scene, "-o", tmp_path / "none" / "x.foo"))
+    assert not (tmp_path / "none").exists()
 
 
 def test_export_does_not_replace_the_asset_by_less(scene: Path) -> None:

@@ -14,7 +14,8 @@ import torch
 import trimesh
 
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
-from fourdgen.playback.exports import MeshOptions, export
+from fourdgen.playback.exports import export
+from fourdgen.playback.formats import MeshOptions
 from fourdgen.playback.surface import SurfaceConfig, pictures_of
 from fourdgen.playback.texture import baked, fitted, load_nvdiffrast, seen_from
 from fourdgen.render import pick

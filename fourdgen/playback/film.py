@@ -51,7 +51,7 @@ def film(scene: Scene4D, scene_path: Path, request: RenderRequest, report: Repor
     plan = _plan(scene, scene_path, request, report)
     report.emit("note", text=f"{len(plan.shots)} pictures, renderer {rasterizer.name}")
     with workspace.disk_errors(plan.output.parent):
-        plan.output.parent.mkdir(parents=True, exist_ok=True)
+        workspace.make_folder(plan.output.parent, report)
         kind = plan.output.suffix.lower()
         if kind == ".mp4":
             write_video(plan.output, _pictures(scene, plan, rasterizer, report), plan.fps)

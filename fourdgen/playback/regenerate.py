@@ -82,7 +82,8 @@ def regenerate(
     rasterizer = rasterizer_on(device)
     output = request.output
     with workspace.disk_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
+        workspace.make_folder(output.parent, report)
+        output.mkdir(exist_ok=True)
         key = f"{workspace.hash_path(scene_path)} {workspace.settings_of(chosen)} {request.seed}"
         work = output / f".{WORK}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
         work.mkdir(exist_ok=True)

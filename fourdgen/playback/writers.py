@@ -1,4 +1,4 @@
-"""What each export format does with a scene that has been adapted: the functions behind the table of exports.py."""
+"""What each export format does with a scene that has been adapted: the functions of the formats in formats.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from fourdgen.playback.formats import PLAIN, MeshOptions
 from fourdgen.playback.surface import SurfaceConfig, surface
 from fourdgen.playback.texture import baked, load_nvdiffrast
 from fourdgen.render.carried import rasterizer_on
@@ -23,15 +24,6 @@ from fourdgen.scene.whole import whole_file
 
 
 @dataclass(frozen=True)
-class MeshOptions:
-    """What is asked of a mesh."""
-
-    faces: int = 0  # at most about this many triangles; 0: as many as there are
-    texture: int = 0  # side of a texture in texels; 0: colours at the vertices
-    fit_texture: bool = False  # fit the texture by nvdiffrast (CUDA)
-
-
-@dataclass(frozen=True)
 class Setup:
     """What a format may need besides the scene: whom to tell, and where to compute."""
 
@@ -39,7 +31,7 @@ class Setup:
     device: str = "cpu"
     placed: bool = False  # the user asked for axes, a scale or an origin
     up: str = "-y"  # the axis that points up in the scene as it is given
-    mesh: MeshOptions = MeshOptions()
+    mesh: MeshOptions = PLAIN
 
 
 def write_scene(path: Path, scene: Scene4D, setup: Setup) -> None:
@@ -47,7 +39,7 @@ def write_scene(path: Path, scene: Scene4D, setup: Setup) -> None:
 
 
 def write_compressed(path: Path, scene: Scene4D, setup: Setup) -> None:
-    compressed.write(path, scene)
+    compressed.write(path, scene, setup.report)
 
 
 def write_cameras(path: Path, scene: Scene4D, setup: Setup) -> None:

@@ -25,7 +25,7 @@ import torch
 
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3, dual_quat, dual_quat_parts, quat_from_matrix, quat_rotate, quat_to_matrix
-from fourdgen.report import FourdgenError
+from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.scene.formats import sog
 from fourdgen.scene.motion import Motion, SampledBones, Still
 from fourdgen.scene.scene4d import Scene4D, SceneClip
@@ -53,8 +53,12 @@ def is_compressed(path: Path) -> bool:
         return False
 
 
-def write(path: Path, scene: Scene4D) -> None:
+def write(path: Path, scene: Scene4D, report: Reporter = Silent()) -> None:
     """Writes the asset; the refinement is folded in. The motion must be SampledBones or Still (ValueError)."""
+
+    def done(part: int) -> None:
+        report.emit("step", stage="compress", step=part, total=4)
+
     motion = scene.motion
     if not isinstance(motion, SampledBones | Still):
         raise ValueError(f"a motion of type {type(motion).__name__} must be sampled before it is written")
@@ -63,6 +67,7 @@ def write(path: Path, scene: Scene4D) -> None:
     order = sog.morton_order(np.stack([values[:, names.index(axis)] for axis in "xyz"], 1).astype(np.float64))
     surfels = surfels[torch.from_numpy(order)]
     entries = sog.splat_images(names, values, POSITION_BITS, LEVELS, ALPHA_STEP)
+    done(1)
     text: dict[str, Any] = {
         "version": VERSION, "reference": scene.reference, "run_folder": scene.run_folder, "notes": dict(scene.notes),
         "clips": [_clip_text(clip) for clip in scene.clips.values()],
@@ -73,12 +78,14 @@ def write(path: Path, scene: Scene4D) -> None:
     skinned = isinstance(motion, SampledBones) and surfels.bone_ids is not None
     text["bones"] = _bones_per_surfel(surfels) if skinned else 0
     entries[BONES] = _packed(_surfel_bytes(surfels, text["bones"]))
+    done(2)
     if isinstance(motion, SampledBones):
         text["centers"] = [[round(x, 7) for x in center] for center in motion.centers.tolist()]
         step = text["place_step"] = PLACE_STEP * max(float(motion.centers.norm(dim=1).max()), 1e-3)
         parts = [_quantised(motion, name, step) for name in scene.clips]
         text["samples"] = [len(part) for part in parts]
         entries[MOTION] = _packed(np.concatenate([_second_differences(part).reshape(-1) for part in parts]))
+    done(3)
     times = [motion.seconds[name].numpy() for name in scene.clips] if isinstance(motion, SampledBones) else []
     frames = [_frame_numbers(clip) for clip in scene.clips.values()]
     entries[FRAMES] = _packed(
@@ -87,6 +94,7 @@ def write(path: Path, scene: Scene4D) -> None:
     entries[TEXT] = json.dumps(text).encode("ascii")
     with whole_file(path) as part:
         sog.write_bundle(part, entries)
+    done(4)
 
 
 def read(path: Path) -> Scene4D:

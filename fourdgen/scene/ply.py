@@ -5,8 +5,6 @@ Written from the format's public description (Greg Turk, "The PLY Polygon File F
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fourdgen.report import FourdgenError, absent
+from fourdgen.scene.whole import whole_file
 
 # Every name that the format knows for a scalar type.
 _TYPES = {
@@ -55,7 +54,8 @@ def table(names: Sequence[str], values: np.ndarray) -> np.ndarray:
 
 def matrix(element: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Columns of a structured array as a matrix [n c] of float64, float32 or int32, whichever holds them all."""
-    return np.stack([element[name] for name in names], axis=1)
+    with np.errstate(invalid="ignore"):  # a signalling NaN stays a NaN, and whoever uses it looks for those
+        return np.stack([element[name] for name in names], axis=1)
 
 
 def write_ply(path: Path, elements: Mapping[str, np.ndarray], comments: Sequence[str] = ()) -> None:
@@ -69,22 +69,10 @@ def write_ply(path: Path, elements: Mapping[str, np.ndarray], comments: Sequence
         assert values.dtype.names is not None
         lines += [f"property {_NAMES[values.dtype[column].str[1:]]} {column}" for column in values.dtype.names]
     header = "\n".join([*lines, "end_header", ""]).encode("ascii")
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(header)
-            for values in elements.values():
-                file.write(values.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise FourdgenError(
-            f"{path} cannot be written: {error.strerror or error}", "free some space, or choose another place"
-        ) from None
+    with whole_file(path) as part, part.open("wb") as file:
+        file.write(header)
+        for values in elements.values():
+            file.write(values.tobytes())
 
 
 def read_ply(path: Path) -> Ply:

@@ -204,6 +204,8 @@ class Live:
         lines = [f"**{_plain(self.source.name)}**"]
         lines += [f"{len(scene.surfels)} surfels"] if scene is not None else ["waiting for the first checkpoint"]
         lines += [_plain(said) for said in (self.source.progress(), self.source.trouble) if said]
+        if self._channel.value == "confidence":
+            lines.append("confidence: violet is never seen, yellow is seen well")
         text = "  \n".join(lines)
         if self._status.content != text:
             self._status.content = text

@@ -21,9 +21,11 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from fourdgen.geometry.camera import Cameras
-from fourdgen.playback.exports import MeshOptions, export
+from fourdgen.playback.exports import export
+from fourdgen.playback.formats import MeshOptions
 from fourdgen.render import draw
-from fourdgen.scene.adapt import Adapt, adapted
+from fourdgen.scene.adapt import adapted
+from fourdgen.scene.options import Adapt
 from fourdgen.scene.scene4d import Scene4D
 from tests.external.chromium import Browser, Page
 from tests.external.conftest import HERE, missing

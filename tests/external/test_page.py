@@ -213,7 +213,7 @@ def test_a_name_cannot_run_anything(browser: Browser, scene: Scene4D, tmp_path: 
     page = browser.page(SIZE)
     page.goto(address(tmp_path / "evil.html", "#freeze"))
     page.wait(f"{SETTLED} !== undefined")
-    assert page.evaluate("document.title") == title
+    assert page.evaluate("document.title") == f"{title} · fourdgen"
     assert page.evaluate("document.getElementById('title').textContent") == title
     assert page.evaluate("document.images.length") == 0
 
@@ -273,3 +273,31 @@ def test_time_to_the_first_picture_and_size(browser: Browser, tmp_path: Path) ->
     print(f"{len(scene.surfels)} surfels: {size / 1e3:.0f} kB, first picture after {first} ms")
     assert 0 < first < 20_000 and not math.isnan(first)
     assert size < 3_000_000
+
+
+def test_senseless_settings_leave_a_picture_of_the_subject(page: Page, scene: Scene4D) -> None:
+    """What is no possible value is as if it were not there; what is beyond the controls' range ends there."""
+    plain = show(page, "#freeze&bare&bg=ffffff&az=10&el=5&time=0.3&dist=4&fov=30&target=0,0,0&speed=1&clip=a")
+    wrong = "&dist=-3&fov=0&speed=-1&time=x&az=&target=1,2&clip=c"
+    assert psnr(plain, show(page, f"#freeze&bare&bg=ffffff&az=10&el=5{wrong}")) > 60
+    last = float(scene.clips["a"].seconds[-1])
+    far = show(page, "#freeze&bare&bg=ffffff&clip=a&az=10&el=5&time=999&dist=1e9&fov=179&target=0,0,0")
+    assert page.evaluate("document.getElementById('clock').textContent") == f"{last:.2f} s"
+    assert (far.min(-1) < 250).sum() > 0  # small, but there
+    near = show(page, "#freeze&bare&bg=ffffff&time=-1&az=10&el=5&dist=4&fov=1e-9")
+    assert page.evaluate("document.getElementById('clock').textContent") == "0.00 s"
+    assert (near.min(-1) < 250).mean() > 0.3  # large, but not inside a single surfel
+
+
+def test_the_colours_of_confidence_are_explained(browser: Browser, scene: Scene4D, tmp_path: Path) -> None:
+    html.write(tmp_path / "toy.html", scene)
+    page = browser.page(SIZE)
+    page.goto(address(tmp_path / "toy.html", "#freeze"))
+    page.wait(f"{SETTLED} !== undefined")
+    shown = "getComputedStyle(document.getElementById('legend')).display !== 'none'"
+    assert not page.evaluate(shown)
+    show(page, "#freeze&view=confidence")
+    assert page.evaluate(shown)
+    assert "seen" in page.evaluate("document.getElementById('legend').textContent")
+    show(page, "#freeze&view=confidence&bare")
+    assert not page.evaluate(shown)

@@ -17,9 +17,9 @@ from fourdgen.geometry.transforms import Sim3, quat_to_matrix, rotation_angle_de
 from fourdgen.playback.exports import export
 from fourdgen.render import draw
 from fourdgen.scene import files
-from fourdgen.scene.adapt import Adapt
 from fourdgen.scene.formats.splats import turned_harmonics
 from fourdgen.scene.motion import Still
+from fourdgen.scene.options import Adapt
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.surfels import SH_C0, SH_C1
 from tests.external.conftest import missing

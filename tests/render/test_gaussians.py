@@ -12,7 +12,7 @@ from fourdgen.fit.metrics import psnr
 from fourdgen.geometry.camera import Cameras
 from fourdgen.playback.exports import export
 from fourdgen.render import draw
-from fourdgen.scene.adapt import Adapt
+from fourdgen.scene.options import Adapt
 from fourdgen.scene.ply import matrix, read_ply
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.surfels import SH_C0

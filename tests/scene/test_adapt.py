@@ -10,8 +10,9 @@ import torch
 from fourdgen.geometry.transforms import Sim3, so3_exp
 from fourdgen.render import draw
 from fourdgen.report import FourdgenError
-from fourdgen.scene.adapt import Adapt, adapted, check, moved
+from fourdgen.scene.adapt import adapted, moved
 from fourdgen.scene.motion import Still
+from fourdgen.scene.options import Adapt, check
 from tests.toy import toy_scene
 
 PLACE = Sim3(2.5, so3_exp(torch.tensor([0.3, -1.0, 0.2]).double()), torch.tensor([3.0, -2.0, 0.5]).double())

@@ -6,6 +6,7 @@ import lzma
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from fourdgen.fit.metrics import psnr
 from fourdgen.geometry.transforms import Sim3
 from fourdgen.playback.exports import export
 from fourdgen.render import draw
-from fourdgen.report import FourdgenError
+from fourdgen.report import FourdgenError, Silent
 from fourdgen.scene import compressed, files
 from fourdgen.scene.formats.sog import write_bundle
 from fourdgen.scene.motion import Still
@@ -120,3 +121,15 @@ def test_a_sog_of_others_is_said_to_be_none(tmp_path: Path) -> None:
     export(scene_of(), tmp_path / "frame.sog")
     with pytest.raises(FourdgenError, match="holds no 4D asset"):
         files.read(tmp_path / "frame.sog")
+
+
+def test_it_says_how_far_it_is(tmp_path: Path) -> None:
+    class Heard(Silent):
+        steps: ClassVar[list[tuple[int, int]]] = []
+
+        def emit(self, event: str, **fields: Any) -> None:
+            if event == "step":
+                self.steps.append((fields["step"], fields["total"]))
+
+    compressed.write(tmp_path / "toy.sog", toy_scene(), Heard())
+    assert Heard.steps == [(k, 4) for k in (1, 2, 3, 4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "scene.ply"
     files.write(path, toy_scene())
     before = path.read_bytes()
-    (tmp_path / "scene.ply.part").mkdir()  # whoever opens it for writing fails
+    (tmp_path / f".scene.ply.{os.getpid()}.ply").mkdir()  # whoever opens it for writing fails
     with pytest.raises(FourdgenError, match="cannot be written"):
         files.write(path, full_scene())
     assert path.read_bytes() == before

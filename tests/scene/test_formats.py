@@ -14,13 +14,15 @@ import torch
 from fourdgen.data.cameras_io import read_camera_entries
 from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
 from fourdgen.geometry.transforms import Sim3, quat_to_matrix, so3_exp
-from fourdgen.playback.exports import FORMATS, choose, describe, export
+from fourdgen.playback.exports import WRITERS, export
+from fourdgen.playback.formats import FORMATS, choose, describe
 from fourdgen.render import draw
 from fourdgen.report import FourdgenError, Silent
 from fourdgen.scene import files
-from fourdgen.scene.adapt import Adapt, adapted
+from fourdgen.scene.adapt import adapted
 from fourdgen.scene.entries import camera_of, moment_of, seconds_of
 from fourdgen.scene.formats.splats import at_moment
+from fourdgen.scene.options import Adapt
 from tests.toy import SIZE, toy_scene
 
 WORLD = Sim3(0.4, so3_exp(torch.tensor([0.3, -1.0, 0.2]).double()), torch.tensor([3.0, -2.0, 0.5]).double())
@@ -311,3 +313,7 @@ def test_the_colmap_model_has_the_cameras_of_cameras_json(tmp_path: Path, world:
     points = torch.tensor([[float(x) for x in row[1:4]] for row in rows])
     wanted = scene.at("a", 0.0).means
     assert torch.allclose(points, wanted if world is None else world.inverse().apply(wanted), atol=1e-5)
+
+
+def test_every_format_of_the_table_is_written_by_something() -> None:
+    assert list(WRITERS) == [row.name for row in FORMATS]

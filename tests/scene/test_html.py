@@ -152,7 +152,7 @@ def test_names_are_text_whatever_they_look_like() -> None:
     one.feed(evil)
     other.feed(plain)
     assert one.tags == other.tags
-    assert one.title == EVIL
+    assert one.title == f"{EVIL} · fourdgen"
     assert unpacked(evil)[0]["clips"][0]["name"] == EVIL
 
 
@@ -187,3 +187,11 @@ def test_the_first_view_was_filmed_and_holds_the_subject() -> None:
 def test_the_extension_chooses_it(tmp_path: Path) -> None:
     export(toy_scene(), tmp_path / "toy.html")
     assert (tmp_path / "toy.html").read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(
+    ("file", "title"),
+    [("fox.html", "fox"), ("my_fox_2.html", "my fox 2"), ("scene.html", "a"), ("__.html", "4D asset")],
+)
+def test_a_page_is_called_by_what_says_something(file: str, title: str) -> None:
+    assert html.title_of(Path(file), toy_scene()) == title

@@ -1,1 +1,1 @@
-"""The files that a scene can be exported to, one module each. The table of them is in playback/exports.py."""
+"""The files that a scene can be exported to, one module each. The table of them is in playback/formats.py."""

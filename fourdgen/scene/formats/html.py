@@ -22,16 +22,16 @@ import torch
 from jaxtyping import Float, Int
 
 from fourdgen.geometry.transforms import quat_multiply
-from fourdgen.report import FourdgenError
 from fourdgen.scene.files import extent
 from fourdgen.scene.looping import frame_time, meets_itself
 from fourdgen.scene.motion import SampledBones
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.showing import first_view
 from fourdgen.scene.surfels import SH_C0, SH_C1, Surfels, refined
-from fourdgen.workspace import write_atomically
+from fourdgen.scene.whole import whole_file
 
 WEB = Path(__file__).parent / "web"
+NAMELESS = ("scene", "index", "out", "output", "asset")  # names of files that say nothing about what is in them
 BONES = 4  # per surfel, as in scene.ply
 _POSITION_STEP = 1e-4  # of the subject's radius: positions are stored at least this finely
 
@@ -51,16 +51,21 @@ class _Packed:
 
 
 def write(path: Path, scene: Scene4D, title: str = "", clip: str | None = None) -> None:
-    """Writes the page atomically. `title` is shown in it; the page opens with `clip` (default: the reference).
+    """Writes the page atomically. `title` is shown in it (default: `title_of`); it opens with `clip` (default: the
+    reference).
 
     The motion must be sampled (SampledBones) or still; ValueError otherwise. Raises FourdgenError where the place
     cannot be written.
     """
-    page = page_of(scene, title or path.stem, clip or scene.reference)
-    try:
-        write_atomically(path, page.encode())
-    except OSError as error:
-        raise FourdgenError(f"{path} cannot be written: {error.strerror or error}", "choose another place") from None
+    page = page_of(scene, title or title_of(path, scene), clip or scene.reference)
+    with whole_file(path) as part:
+        part.write_bytes(page.encode())
+
+
+def title_of(path: Path, scene: Scene4D) -> str:
+    """What a page is called: by its file's name, or by the reference clip's where that says nothing."""
+    name = scene.reference if path.stem.lower() in NAMELESS else path.stem
+    return " ".join(name.replace("_", " ").split()) or "4D asset"
 
 
 def page_of(scene: Scene4D, title: str, clip: str) -> str:

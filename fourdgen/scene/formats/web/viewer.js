@@ -6,7 +6,7 @@ const $ = id => document.getElementById(id);
 const meta = JSON.parse($('meta').textContent);
 const root = document.documentElement;
 const sorry = text => { $('sorry').textContent = text; $('sorry').hidden = false; $('bar').hidden = true; };
-document.title = $('title').textContent = meta.title;
+$('title').textContent = meta.title;
 
 const canvas = $('canvas');
 const gl = canvas.getContext('webgl2', { alpha: false, antialias: false, depth: false });
@@ -260,20 +260,24 @@ const seconds = () => { // a motion whose end does not meet its beginning runs b
   const clip = clipOf(), length = clip.last - clip.first;
   return clip.first + Math.min(clip.back && state.phase > length ? 2 * length - state.phase : state.phase, length);
 };
-const seek = time => { const clip = clipOf(); state.phase = Math.min(Math.max(time, clip.first), clip.last) - clip.first; };
+const seek = time => { const clip = clipOf(); state.phase = within(time, clip.first, clip.last) - clip.first; };
 
+const within = (value, low, high) => Math.min(Math.max(value, low), high);
+const nearest = meta.camera.dist * .05, farthest = meta.camera.dist * 20, slowest = .0625, fastest = 8;
 function fromHash() { // #time=0.5&clip=a&az=30&el=10&dist=3&fov=35&target=0,0,0&view=normal&bg=000000&speed=0.5&freeze&bare
   const given = new URLSearchParams(location.hash.slice(1));
-  const number = (name, low, high) => {
-    const value = parseFloat(given.get(name));
-    if (isFinite(value)) state[name] = Math.min(Math.max(value, low), high);
+  // What is no number, or no possible one (above `floor`), is as if it were not there; what is beyond the controls' range ends there.
+  const number = (name, low, high, floor = -Infinity) => {
+    const value = given.get(name) ? +given.get(name) : NaN;
+    if (isFinite(value) && value > floor) state[name] = within(value, low, high);
   };
-  number('az', -1e6, 1e6); number('el', -89, 89); number('dist', 1e-3, 1e6); number('fov', 1, 120); number('speed', .01, 10);
+  number('az', -1e6, 1e6); number('el', -89, 89); number('dist', nearest, farthest, 0); number('fov', 5, 120, 0); number('speed', slowest, fastest, 0);
   const target = (given.get('target') || '').split(',').map(Number);
-  if (target.length === 3 && target.every(isFinite)) state.target = target;
+  if (target.length === 3 && target.every(isFinite)) state.target = target.map((v, k) => within(v, start.target[k] - farthest, start.target[k] + farthest));
   const clip = meta.clips.findIndex(c => c.name === given.get('clip'));
   if (clip >= 0) state.clip = clip;
-  if (isFinite(parseFloat(given.get('time')))) seek(parseFloat(given.get('time')));
+  const time = given.get('time') ? +given.get('time') : NaN;
+  if (isFinite(time)) seek(time); // in the clip
   if (VIEWS.includes(given.get('view'))) state.view = given.get('view');
   if (/^[0-9a-f]{6}$/i.test(given.get('bg') || '')) state.bg = '#' + given.get('bg').toLowerCase();
   if (given.has('freeze')) state.playing = false;
@@ -397,6 +401,7 @@ function refresh() { // the controls say what the state is
   const clip = clipOf();
   $('clip').value = state.clip;
   $('view').value = state.view;
+  $('legend').hidden = state.view !== 'confidence';
   $('background').value = state.bg;
   $('time').min = clip.first;
   $('time').max = clip.last;
@@ -407,8 +412,8 @@ function refresh() { // the controls say what the state is
   touch();
 }
 const set = change => { Object.assign(state, change); refresh(); };
-const zoom = factor => { state.dist = Math.min(Math.max(state.dist * factor, meta.camera.dist * .05), meta.camera.dist * 20); touch(); };
-const turn = (az, el) => { state.az += az; state.el = Math.min(Math.max(state.el + el, -89), 89); touch(); };
+const zoom = factor => { state.dist = within(state.dist * factor, nearest, farthest); touch(); };
+const turn = (az, el) => { state.az += az; state.el = within(state.el + el, -89, 89); touch(); };
 const shift = (dx, dy) => { // pixels of the screen
   const { rows, focal } = camera(canvas.clientWidth, canvas.clientHeight), k = state.dist / focal;
   state.target = state.target.map((v, j) => v - k * (dx * rows[0][j] + dy * rows[1][j]));
@@ -421,7 +426,7 @@ const keys = {
   ' ': play, k: play, ArrowLeft: () => step(-1), ArrowRight: () => step(1),
   a: () => turn(-6, 0), d: () => turn(6, 0), w: () => turn(0, 4), s: () => turn(0, -4), ArrowUp: () => turn(0, 4), ArrowDown: () => turn(0, -4),
   '+': () => zoom(.9), '=': () => zoom(.9), '-': () => zoom(1 / .9),
-  '[': () => set({ speed: Math.max(state.speed / 2, .0625) }), ']': () => set({ speed: Math.min(state.speed * 2, 8) }),
+  '[': () => set({ speed: Math.max(state.speed / 2, slowest) }), ']': () => set({ speed: Math.min(state.speed * 2, fastest) }),
   c: () => set({ clip: (state.clip + 1) % meta.clips.length, phase: 0 }),
   n: () => set({ view: VIEWS[(VIEWS.indexOf(state.view) + 1) % 3] }),
   b: () => set({ bg: backgrounds[(backgrounds.indexOf(state.bg) + 1) % backgrounds.length] }),
