@@ -14,7 +14,8 @@ from fourdgen.data.capture import Capture, Clip, save_capture, to_bytes, write_p
 from fourdgen.data.video import read_video
 from fourdgen.generate.guide import given_paths
 from fourdgen.geometry.transforms import Sim3, so3_exp
-from fourdgen.playback.regenerate import RegenerateRequest, filmed_frames, regenerate, resolve
+from fourdgen.playback.filmed import filmed_frames
+from fourdgen.playback.regenerate import RegenerateRequest, regenerate, resolve
 from fourdgen.render import draw, pick
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files

@@ -19,12 +19,13 @@ import torch
 from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
 from fourdgen.geometry.transforms import quat_from_matrix, rigid_inverse
+from fourdgen.playback.filmed import filmed_picture
 from fourdgen.render import pick
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
 from fourdgen.view import live
 from fourdgen.view.pictures import FAR, Eye, Pace, Scenery, picture, screenshot
-from fourdgen.view.source import filmed, source_of
+from fourdgen.view.source import source_of
 from tests.toy import toy_scene
 
 
@@ -146,10 +147,9 @@ def test_filmed_frames_come_from_the_run_folder(tmp_path: Path) -> None:
     save_capture(Capture((Clip("b", "b.mp4", (8, 8), clip.seconds, torch.tensor(ids)),), ingest), ingest)
     files.write(tmp_path / "scene.ply", scene)
     capture = source_of(tmp_path / "scene.ply").capture()
-    found = filmed(capture, clip, 3)
+    found = filmed_picture(capture, clip, 3)
     assert found is not None and found.max() == 10 * ids[3]
-    assert filmed(capture, scene.clips["a"], 0) is None
-    assert filmed(None, clip, 0) is None
+    assert filmed_picture(capture, scene.clips["a"], 0) is None
 
 
 def test_what_is_neither_a_scene_nor_a_run_is_refused(tmp_path: Path) -> None:

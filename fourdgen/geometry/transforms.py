@@ -126,11 +126,6 @@ def rigid_inverse(matrix: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 4 4"]:
     return rigid(rotation, -(rotation @ matrix[..., :3, 3:])[..., 0])
 
 
-def apply_rigid(matrix: Float[Tensor, "*b 4 4"], points: Float[Tensor, "*b n 3"]) -> Float[Tensor, "*b n 3"]:
-    """Move points by a rigid (or affine) 4x4 matrix."""
-    return points @ matrix[..., :3, :3].transpose(-1, -2) + matrix[..., None, :3, 3]
-
-
 def nearest_rotation(matrix: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3 3"]:
     """The rotation nearest to a matrix in the Frobenius norm (orthogonal Procrustes)."""
     u, _, vh = torch.linalg.svd(matrix)
@@ -185,12 +180,6 @@ class Sim3:
     def matrix(self) -> Float[Tensor, "4 4"]:
         """4x4 matrix with the scale inside its upper left block."""
         return rigid(self.scale * self.rotation.double(), self.translation.double())
-
-    @staticmethod
-    def from_matrix(matrix: Float[Tensor, "4 4"]) -> Sim3:
-        matrix = matrix.double()
-        scale = float(torch.linalg.det(matrix[:3, :3])) ** (1 / 3)
-        return Sim3(scale, matrix[:3, :3] / scale, matrix[:3, 3])
 
     def inverse(self) -> Sim3:
         rotation = self.rotation.T

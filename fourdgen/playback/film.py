@@ -14,10 +14,11 @@ from jaxtyping import UInt8
 
 from fourdgen import workspace
 from fourdgen.data.cameras_io import read_camera_entries
-from fourdgen.data.capture import Capture, load_capture, write_png
+from fourdgen.data.capture import write_png
 from fourdgen.data.video import resized, write_exr, write_gif, write_video, write_webp
 from fourdgen.playback import shots as shooting
 from fourdgen.playback.channels import Look, depth_counts, layer, opaque, opaque_picture, with_alpha
+from fourdgen.playback.filmed import filmed_in, filmed_picture
 from fourdgen.playback.request import RenderRequest, check_kind, is_film, parse_color, parse_size
 from fourdgen.playback.shots import Motion, Shot
 from fourdgen.render import Rasterizer
@@ -27,7 +28,6 @@ from fourdgen.scene.scene4d import Scene4D
 
 DEFAULT_SIZE = (640, 640)
 DEFAULT_FPS = 30.0
-INGEST_FOLDER = "01-ingest"
 _MOVES: dict[str, Callable[..., list[Shot]]] = {
     "orbit": shooting.orbit,
     "spiral": shooting.spiral,
@@ -121,22 +121,16 @@ def _filmed(
     scene: Scene4D, name: str, shots: list[Shot], report: Reporter
 ) -> Callable[[int], UInt8[np.ndarray, "h w 3"]] | None:
     """The filmed frames of a clip, where the run folder still has them."""
-    folder = Path(scene.run_folder) / INGEST_FOLDER
-    try:
-        capture: Capture = load_capture(folder)
-        clip = capture.clip(name)
-    except (FourdgenError, KeyError):
-        report.warn("the filmed frames are not there" + (f" ({folder})" if scene.run_folder else "") + ": drawn alone")
+    clip, capture = scene.clips[name], filmed_in(scene.run_folder, [name])
+    if capture is None:
+        where = f" ({scene.run_folder})" if scene.run_folder else ""
+        report.warn(f"the filmed frames are not there{where}: drawn alone")
         return None
-    index_of = {int(number): i for i, number in enumerate(clip.frame_ids.tolist())}
-    wanted = [index_of.get(int(number)) for number in scene.clips[name].frame_ids.tolist()]
 
     def frame(number: int) -> UInt8[np.ndarray, "h w 3"]:
-        index = wanted[number]
         width, height = shots[number].camera.size
-        if index is None:
-            return np.full((height, width, 3), 255, np.uint8)
-        return resized(capture.read(name, "rgb", index), (width, height))
+        picture = filmed_picture(capture, clip, number)
+        return np.full((height, width, 3), 255, np.uint8) if picture is None else resized(picture, (width, height))
 
     return frame
 

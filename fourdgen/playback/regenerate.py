@@ -14,12 +14,13 @@ import torch
 from fourdgen import config as settings
 from fourdgen import workspace
 from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
-from fourdgen.data.capture import Capture, load_capture, to_bytes, write_png
+from fourdgen.data.capture import to_bytes, write_png
 from fourdgen.data.video import write_video
 from fourdgen.generate import Generated, Guide, footage_of, paths
 from fourdgen.generate.accept import Verdict, bounds_of, judge
 from fourdgen.generate.guide import render_guide
 from fourdgen.generate.video import GUIDING
+from fourdgen.playback.filmed import filmed_frames
 from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.scene import files
@@ -105,21 +106,6 @@ def regenerate(
         (output / "views.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
         workspace.remove(work)
     return found
-
-
-def filmed_frames(scene: Scene4D) -> Capture:
-    """The frames that the asset was made of. Raises FourdgenError where the run folder has gone."""
-    folders = workspace.stage_folders(Path(scene.run_folder)) if scene.run_folder else []
-    for folder in folders:
-        if folder.name.endswith("-ingest"):
-            capture = load_capture(folder)
-            if set(scene.clips) <= {clip.name for clip in capture.clips}:
-                return capture
-    where = scene.run_folder or "its run folder, which the file does not name"
-    raise FourdgenError(
-        f"the filmed frames are not there: {where}",
-        "new views need the run folder that reconstruct left beside the asset",
-    )
 
 
 def write_films(folder: Path, guide: Guide, made: Generated) -> None:

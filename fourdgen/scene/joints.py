@@ -75,15 +75,6 @@ def fitted_joints(mesh: SkinnedMesh, motion: SampledBones, clip: str, report: Re
     return JointMotion(times, signed, translations, _rms(after), float(after.max()), _rms(before))
 
 
-def skinned_linearly(mesh: SkinnedMesh, joints: JointMotion, sample: int) -> Float[Tensor, "v 3"]:
-    """Where a program that skins linearly puts the vertices at one of the sampled times."""
-    assert mesh.bone_ids is not None and mesh.bone_weights is not None
-    count = joints.rotations.shape[1]
-    dense = torch.zeros(len(mesh.vertices), count).scatter_add_(1, mesh.bone_ids.long(), mesh.bone_weights)
-    rotations = quat_to_matrix(joints.rotations[sample])[None]
-    return _skinned(mesh.vertices, dense, rotations, joints.translations[sample][None])[0]
-
-
 def _skinned(
     points: Float[Tensor, "v 3"],
     weights: Float[Tensor, "v b"],

@@ -29,6 +29,7 @@ from fourdgen.geometry.camera import orbit_eyes
 from fourdgen.geometry.transforms import quat_from_matrix, rigid_inverse
 from fourdgen.playback import shots as shooting
 from fourdgen.playback.channels import layer, opaque
+from fourdgen.playback.filmed import filmed_picture
 from fourdgen.playback.request import CHANNELS
 from fourdgen.playback.shots import Motion
 from fourdgen.render import Rasterizer
@@ -37,7 +38,7 @@ from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.scene.looping import meets_itself
 from fourdgen.scene.showing import first_view
 from fourdgen.view.pictures import Eye, Pace, Scenery, picture, screenshot
-from fourdgen.view.source import Source, filmed, source_of
+from fourdgen.view.source import Source, source_of
 
 FRUSTA = 8  # filmed cameras that are shown of a clip
 THUMBNAIL = 160  # pixels: longer side of the filmed frames in them
@@ -225,7 +226,7 @@ class Live:
             shrink = THUMBNAIL / max(width, height)
             for index in np.unique(np.linspace(0, len(clip.seconds) - 1, FRUSTA).round().astype(int)).tolist():
                 pose = rigid_inverse(clip.cameras.cam_from_world[index : index + 1].float())
-                frame = filmed(capture, clip, index)
+                frame = None if capture is None else filmed_picture(capture, clip, index)
                 size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
                 handle = self.server.scene.add_camera_frustum(
                     f"/filmed/{number}/{index}", scale=0.14, thickness=0.01, color=(140, 140, 140),

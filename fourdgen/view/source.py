@@ -10,16 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
-from fourdgen.data.capture import Capture, load_capture
+from fourdgen.data.capture import Capture
+from fourdgen.playback.filmed import filmed_in
 from fourdgen.report import FourdgenError, figures
 from fourdgen.scene import files
-from fourdgen.scene.scene4d import Scene4D, SceneClip
+from fourdgen.scene.scene4d import Scene4D
 from fourdgen.workspace import LOG, RUN, stage_folders
 
-INGEST_FOLDER = "01-ingest"
 _TAIL = 1 << 16  # bytes of the log that are looked at for the last step
 
 
@@ -79,15 +76,10 @@ class Source:
 
     def capture(self) -> Capture | None:
         """The filmed frames, where a run folder still has them."""
-        folders = [self.run] if self.run is not None else []
-        if self.scene is not None and self.scene.run_folder:
-            folders.append(Path(self.scene.run_folder))
-        for folder in folders:
-            try:
-                return load_capture(folder / INGEST_FOLDER)
-            except FourdgenError:
-                continue
-        return None
+        if self.scene is None:
+            return None
+        places: list[Path | str] = [*([self.run] if self.run is not None else []), self.scene.run_folder]
+        return next(filter(None, (filmed_in(place) for place in places)), None)
 
 
 def source_of(path: Path) -> Source:
@@ -114,16 +106,4 @@ def _published(run: Path) -> Path | None:
         paths: Mapping[str, Any] = tomllib.loads((run / RUN).read_text(encoding="utf-8")).get("paths", {})
         return Path(str(paths["output"]))
     except (OSError, ValueError, KeyError):
-        return None
-
-
-def filmed(capture: Capture | None, clip: SceneClip, index: int) -> UInt8[np.ndarray, "h w 3"] | None:
-    """The filmed picture of frame `index` of a scene's clip, where it is there."""
-    if capture is None:
-        return None
-    try:
-        number = int(clip.frame_ids[index])
-        at = [int(value) for value in capture.clip(clip.name).frame_ids.tolist()].index(number)
-        return capture.read(clip.name, "rgb", at)
-    except (FourdgenError, KeyError, ValueError):
         return None

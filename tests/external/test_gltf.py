@@ -233,13 +233,17 @@ def columns(path: Path) -> dict[str, np.ndarray]:
 def test_the_validator_objects_to_nothing_in_splats_but_the_names_that_the_extension_wants(
     splats: Path, tmp_path: Path
 ) -> None:
-    """The validator does not know the extension (it says so), so its attributes are none to it; under names that any
-    program may use, the same file is without error."""
-    issues = issues_of(splats)
-    errors = [message for message in issues["messages"] if message["severity"] == 0]
-    assert issues["numErrors"] == len(errors) == 7
-    assert {message["code"] for message in errors} == {"MESH_PRIMITIVE_INVALID_ATTRIBUTE"}
-    assert all(f"attributes/{SPLATS}:" in message["pointer"] for message in errors)
+    """The ratified extension prescribes names of attributes that begin with its own name. The newest validator in the
+    registry takes only those of glTF itself and those that begin with "_" (github.com/KhronosGroup/glTF-Validator,
+    issue 252, open): one error for each such name, one note that it does not know the extension, and nothing else.
+    Under names that any program may use, the same file is without error."""
+    attributes = "/meshes/0/primitives/0/attributes/"
+    names = ("ROTATION", "SCALE", "OPACITY", *(f"SH_DEGREE_{l}_COEF_{k}" for l in (0, 1) for k in range(2 * l + 1)))
+    said = {(message["severity"], message["code"], message["pointer"]) for message in issues_of(splats)["messages"]}
+    assert said == {
+        (2, "UNSUPPORTED_EXTENSION", "/extensionsUsed/0"),
+        *((0, "MESH_PRIMITIVE_INVALID_ATTRIBUTE", f"{attributes}{SPLATS}:{name}") for name in names),
+    }
     plain = splats.read_bytes().replace(f'"{SPLATS}:'.encode(), b'"' + b"_" * (len(SPLATS) + 1))
     (tmp_path / "plain.glb").write_bytes(plain)
     assert len(plain) == splats.stat().st_size

@@ -1,6 +1,7 @@
 """glTF 2.0 binary (.glb) with Gaussian splats of one moment: the extension KHR_gaussian_splatting.
 
-Written from the Khronos specification and its schema. Programs that do not know the extension show points with colours
+Written from the ratified specification and its schema (github.com/KhronosGroup/glTF, folder
+extensions/2.0/Khronos/KHR_gaussian_splatting). Programs that do not know the extension show points with colours
 (COLOR_0, linear).
 """
 
