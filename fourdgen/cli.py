@@ -32,9 +32,10 @@ SceneFile = Annotated[Path, typer.Argument(metavar="SCENE", help="A scene.ply.",
 
 
 def main() -> None:
-    # Threads that have no work sleep soon instead of turning round, or two of them starve on a busy machine. It must be
-    # said before torch loads OpenMP (docs/performance.md, "Threads").
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # Threads that have no work sleep soon instead of turning round, or two of them starve on a busy machine: very soon
+    # where many short pieces of work follow each other. It must be said before torch loads OpenMP (docs/performance.md,
+    # "Threads").
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000" if sys.argv[1:2] == ["reconstruct"] else "1000")
     app(prog_name="fourdgen")
 
 

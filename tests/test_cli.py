@@ -419,11 +419,16 @@ def test_doctor_lists_what_nobody_needs_as_optional_and_how_to_get_it(monkeypatc
         assert ">=" in words[-1]
 
 
-@pytest.mark.parametrize("own", [None, "7"])
-def test_idle_threads_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
+@pytest.mark.parametrize(
+    ("verb", "own", "turns"), [("reconstruct", None, "20000"), ("export", None, "1000"), ("export", "7", "7")]
+)
+def test_idle_threads_sleep_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, verb: str, own: str | None, turns: str
+) -> None:
     monkeypatch.setattr(cli, "app", lambda **options: None)
+    monkeypatch.setattr(sys, "argv", ["fourdgen", verb])
     monkeypatch.setenv("GOMP_SPINCOUNT", own or "")
     if own is None:
         monkeypatch.delenv("GOMP_SPINCOUNT")
     cli.main()
-    assert os.environ["GOMP_SPINCOUNT"] == (own or "20000")
+    assert os.environ["GOMP_SPINCOUNT"] == turns
