@@ -16,12 +16,13 @@ from fourdgen.playback.exports import export
 from fourdgen.scene.adapt import adapted
 from fourdgen.scene.formats import usd
 from fourdgen.scene.formats.splats import at_moment
-from fourdgen.scene.joints import fitted_joints, skinned_linearly
+from fourdgen.scene.joints import fitted_joints
 from fourdgen.scene.mesh import SkinnedMesh, skinned_like
 from fourdgen.scene.options import Adapt
 from fourdgen.scene.scene4d import Scene4D
 from tests.external.conftest import missing
 from tests.external.test_readers import program
+from tests.skinning import skinned_linearly
 from tests.toy import toy_scene
 
 

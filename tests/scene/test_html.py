@@ -191,7 +191,7 @@ def test_the_extension_chooses_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "title"),
-    [("fox.html", "fox"), ("my_fox_2.html", "my fox 2"), ("scene.html", "a"), ("__.html", "4D asset")],
+    [("fox.html", "fox"), ("my_fox_2.html", "my fox 2"), ("scene.html", "4D asset a"), ("__.html", "4D asset")],
 )
 def test_a_page_is_called_by_what_says_something(file: str, title: str) -> None:
     assert html.title_of(Path(file), toy_scene()) == title

@@ -9,10 +9,10 @@ import pytest
 import torch
 import trimesh
 
-from fourdgen.geometry.transforms import quat_to_matrix
 from fourdgen.report import Silent
-from fourdgen.scene.joints import JointMotion, fitted_joints
+from fourdgen.scene.joints import fitted_joints
 from fourdgen.scene.mesh import SkinnedMesh, compact, large_parts, skinned_like, surface_nets, without_pockets
+from tests.skinning import skinned_linearly
 from tests.toy import toy_scene
 
 
@@ -84,13 +84,6 @@ def test_vertices_move_with_the_surfels_beside_them() -> None:
     assert float((moved - mesh.vertices).norm(dim=1).max()) > 0.15
     assert float((moved - beside).norm(dim=1).mean()) < 0.01
     assert torch.allclose(mesh.bone_weights.sum(1), torch.ones(len(mesh.vertices)))
-
-
-def skinned_linearly(mesh: SkinnedMesh, joints: JointMotion, sample: int) -> torch.Tensor:
-    """Where a program that skins linearly puts the vertices at one of the sampled times."""
-    turns = quat_to_matrix(joints.rotations[sample])[mesh.bone_ids.long()]
-    places = torch.einsum("vbij,vj->vbi", turns, mesh.vertices) + joints.translations[sample][mesh.bone_ids.long()]
-    return (mesh.bone_weights[..., None] * places).sum(1)
 
 
 def test_fitted_joints_skin_nearer_to_our_motion_than_the_bones_do() -> None:

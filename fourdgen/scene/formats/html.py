@@ -63,8 +63,8 @@ def write(path: Path, scene: Scene4D, title: str = "", clip: str | None = None) 
 
 
 def title_of(path: Path, scene: Scene4D) -> str:
-    """What a page is called: by its file's name, or by the reference clip's where that says nothing."""
-    name = scene.reference if path.stem.lower() in NAMELESS else path.stem
+    """What a page is called: as its file, or after the reference clip where the file's name says nothing."""
+    name = f"4D asset {scene.reference}" if path.stem.lower() in NAMELESS else path.stem
     return " ".join(name.replace("_", " ").split()) or "4D asset"
 
 
