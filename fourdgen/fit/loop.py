@@ -50,7 +50,8 @@ class TrainConfig:
     rigidity: float = 0.03  # weight of as-rigid-as-possible bones, while they do not hang together
     needle: float = 0.01  # weight of the aspect bound
     needle_bound: float = 6.0  # aspect ratio from which a surfel counts as a needle
-    pose_smoothness: float = 0.1  # weight of the acceleration of root-pose corrections
+    pose_turning: float = 10.0  # weight of the acceleration of refined cameras' turns, radians per squared frame
+    pose_travel: float = 300.0  # the same of their translations, root units: what bobs is the body
     pose_prior: float = 0.01  # weight of the size of root-pose corrections at the start, falling to a tenth
     take_up: float = 0.5  # progress at which a round of regeneration goes on from the asset; 0: training starts anew
     rebuild_at: tuple[float, ...] = (0.10, 0.17, 0.24)  # progress at which shape and bones are rebuilt
@@ -276,7 +277,8 @@ def _step_loss(
             prior = config.pose_prior * (1 - 0.9 * done)
             loss = loss + 2 * prior * (twist**2).sum(1).mean()
             if len(twist) > 2:
-                loss = loss + 2 * config.pose_smoothness * losses.second_differences(twist).mean()
+                path = model.corrections.path(clip)
+                loss = loss + 2 * losses.camera_acceleration(path, config.pose_turning, config.pose_travel)
     return loss, error
 
 

@@ -54,11 +54,11 @@ class PoseCorrections(torch.nn.Module):
         return clip in self._base
 
     def pose(self, clip: str, index: int) -> Float[Tensor, "4 4"]:
-        base = self._base[clip][index]
-        xi = self.twist_of(clip)[index]
-        # The turn is about the root's origin, so that a small xi moves the picture little.
-        rotation = so3_exp(xi[:3]) @ base[:3, :3]
-        return rigid(rotation, base[:3, 3] + xi[3:])
+        return _turned(self._base[clip][index], self.twist_of(clip)[index])
+
+    def path(self, clip: str) -> Float[Tensor, "t 4 4"]:
+        """The poses of all frames of a clip."""
+        return _turned(self._base[clip], self.twist_of(clip))
 
     def intrinsics(self, clip: str, K: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
         factor = self.log_focal[self._names.index(clip)].exp()
@@ -71,10 +71,16 @@ class PoseCorrections(torch.nn.Module):
             if not self.covers(name):
                 out[name] = track
                 continue
-            poses = torch.stack([self.pose(name, t) for t in range(len(track.K))])
+            poses = self.path(name)
             K = torch.stack([self.intrinsics(name, k) for k in track.K])
             out[name] = ClipTrack(poses, K, track.confidence)
         return out
+
+
+def _turned(base: Float[Tensor, "*t 4 4"], twist: Float[Tensor, "*t 6"]) -> Float[Tensor, "*t 4 4"]:
+    """The turn is about the root's origin, so that a small twist moves the picture little."""
+    rotation = so3_exp(twist[..., :3]) @ base[..., :3, :3]
+    return rigid(rotation, base[..., :3, 3] + twist[..., 3:])
 
 
 class Model:

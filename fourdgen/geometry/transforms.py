@@ -113,6 +113,13 @@ def rotation_angle_degrees(a: Float[Tensor, "*b 3 3"], b: Float[Tensor, "*b 3 3"
     return torch.rad2deg(torch.atan2(sine, cosine))
 
 
+def turn_rates(rotations: Float[Tensor, "n 3 3"]) -> Float[Tensor, "n-1 3"]:
+    """Rotation vectors from each rotation to the next, with sines for angles (radians while turns are small)."""
+    step = rotations[1:] @ rotations[:-1].transpose(1, 2)
+    skew = step - step.transpose(1, 2)
+    return torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], -1) / 2
+
+
 def rigid(rotation: Float[Tensor, "*b 3 3"], translation: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 4 4"]:
     """4x4 matrix of x -> rotation x + translation."""
     top = torch.cat([rotation, translation[..., None]], -1)

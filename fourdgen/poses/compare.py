@@ -19,7 +19,7 @@ from torch import Tensor
 from fourdgen import native
 from fourdgen.adam import Adam
 from fourdgen.geometry.camera import Cameras
-from fourdgen.geometry.transforms import rigid, so3_exp
+from fourdgen.geometry.transforms import rigid, so3_exp, turn_rates
 from fourdgen.poses.level import tilt
 from fourdgen.poses.pictures import Pictures
 from fourdgen.render import Rasterizer, RenderOut, pick
@@ -301,14 +301,7 @@ def _farthest(points: Float[Tensor, "n 3"], count: int) -> Float[Tensor, "m 3"]:
 
 def roughness(rotations: Float[Tensor, "n 3 3"], pictures: Pictures) -> Float[Tensor, ""]:
     """Mean squared change of the turn between neighbouring frames (radians; sines, for turns are small)."""
-    relative = rotations[1:] @ rotations[:-1].transpose(1, 2)
-    rate = torch.stack(
-        [
-            relative[:, 2, 1] - relative[:, 1, 2],
-            relative[:, 0, 2] - relative[:, 2, 0],
-            relative[:, 1, 0] - relative[:, 0, 1],
-        ], -1
-    ) / 2  # fmt: skip
+    rate = turn_rates(rotations)
     return _within(rate[1:] - rate[:-1], pictures)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen.geometry.transforms import quat_from_matrix, quat_to_matrix, rigid
 from fourdgen.poses.compare import SUBJECT, facing
+
+BOB = 0.8  # seconds: quicker changes of a camera's place are taken for the body's
 
 
 def between(
@@ -61,6 +65,24 @@ def places_of(cam_from_root: Float[Tensor, "t 4 4"], focal: float, extent: float
     depth = translation[:, 2].clamp_min(1e-3)
     across = translation[:, :2] * focal / depth[:, None]
     return torch.cat([across, (depth / (focal * SUBJECT / extent)).log()[:, None]], 1)
+
+
+def steadied(translation: Float[Tensor, "t 3"], seconds: Float[Tensor, "t"]) -> Float[Tensor, "t 3"]:
+    """The translations of a camera without what is quicker than BOB: a smoothing spline (Whittaker 1923) over the
+    frames, of x, y and the logarithm of the distance.
+
+    Render-and-compare puts every frame's subject where its picture is, as if a body that bobs were a camera that bobs.
+    Pictures do not tell the two apart; a camera moves smoothly, so what is quick is left to the body's motion.
+    """
+    count = len(translation)
+    if count < 4:
+        return translation
+    frames = BOB / float(seconds.diff().median().clamp_min(1e-3))
+    stiffness = (2 * math.sin(math.pi / max(frames, 2.0))) ** -4  # halves a wave of that period
+    second = torch.eye(count, dtype=torch.float64).diff(n=2, dim=0)
+    curve = torch.cat([translation[:, :2], translation[:, 2:].clamp_min(1e-3).log()], 1).double()
+    smooth = torch.linalg.solve(torch.eye(count, dtype=torch.float64) + stiffness * second.T @ second, curve)
+    return torch.cat([smooth[:, :2], smooth[:, 2:].exp()], 1).to(translation.dtype)
 
 
 def intrinsics_of(focal: float, size: tuple[int, int], count: int) -> Float[Tensor, "t 3 3"]:

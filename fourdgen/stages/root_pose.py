@@ -154,6 +154,7 @@ def _track(
         rotation = poses[:1, :3, :3].expand(len(clip), 3, 3)
     moved = tracks.poses_of(rotation, placed, focal, extent)
     moved[frames] = poses
+    moved[:, :3, 3] = tracks.steadied(moved[:, :3, 3], clip.seconds)
     confidence = torch.zeros(len(clip))
     doubt = 1.0 if aligned.accepted else 0.5
     confidence[frames] = doubt * (losses.median() / losses.clamp_min(1e-6)).clamp(0, 1)
@@ -165,6 +166,6 @@ def facts(job: Job, config: RootPoseConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=2, run=run,
+    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=3, run=run,
     save=store.save_track, load=store.load_track, facts=facts,
 )  # fmt: skip

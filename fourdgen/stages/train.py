@@ -240,7 +240,7 @@ def facts(job: Job, config: TrainConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=4,
+    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=5,
     run=run, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip
 # A row of a round of regeneration: `train` and `regenerate` stand for the rows before it (fourdgen/pipeline.py).

@@ -9,6 +9,7 @@ from fourdgen import native
 from fourdgen.fit import losses
 from fourdgen.fit.loop import TrainConfig, normal_weight
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
+from fourdgen.geometry.transforms import rigid, so3_exp
 from fourdgen.render import RenderOut
 
 
@@ -144,3 +145,18 @@ def test_normals_count_little_while_the_motion_is_sought() -> None:
     weights = [normal_weight(config, progress) for progress in (0.0, 0.29, 0.5, 0.6, 0.65, 0.7, 1.0)]
     assert weights == pytest.approx([0, 0, 0.03, 0.03, 0.115, 0.2, 0.2])
     assert normal_weight(TrainConfig(normal=0.0, normal_late=0.0), 1.0) == 0
+
+
+def test_camera_acceleration_is_of_turns_and_of_travel() -> None:
+    time = torch.arange(6.0)
+    even = rigid(so3_exp(0.1 * time[:, None] * torch.tensor([0.0, 1.0, 0.0])), 0.2 * time[:, None] * torch.ones(3))
+    assert float(losses.camera_acceleration(even, 1.0, 1.0)) < 1e-10
+    jerk = torch.tensor([0.0, 0.0, 0.05, 0.05, 0.05, 0.05])[:, None] * torch.tensor([0.0, 1.0, 0.0])
+    turned = even.clone()
+    turned[:, :3, :3] = so3_exp(jerk) @ even[:, :3, :3]
+    moved = even.clone()
+    moved[:, :3, 3] += jerk
+    # One step of .05 in six frames: rates change by +.05 and -.05 among four changes.
+    assert float(losses.camera_acceleration(turned, 2.0, 0.0)) == pytest.approx(2 * 0.05**2 / 2, rel=0.02)
+    assert float(losses.camera_acceleration(turned, 0.0, 1.0)) < 1e-10
+    assert float(losses.camera_acceleration(moved, 0.0, 3.0)) == pytest.approx(3 * 0.05**2 / 2, rel=1e-3)
