@@ -50,7 +50,7 @@ class TrainConfig:
     rigidity: float = 0.03  # weight of as-rigid-as-possible bones, while they do not hang together
     needle: float = 0.01  # weight of the aspect bound
     needle_bound: float = 6.0  # aspect ratio from which a surfel counts as a needle
-    pose_turning: float = 10.0  # weight of the acceleration of refined cameras' turns, radians per squared frame
+    pose_turning: float = 5.0  # weight of the acceleration of refined cameras' turns, radians per squared frame
     pose_travel: float = 300.0  # the same of their translations, root units: what bobs is the body
     pose_prior: float = 0.01  # weight of the size of root-pose corrections at the start, falling to a tenth
     take_up: float = 0.5  # progress at which a round of regeneration goes on from the asset; 0: training starts anew

@@ -68,8 +68,8 @@ def places_of(cam_from_root: Float[Tensor, "t 4 4"], focal: float, extent: float
 
 
 def steadied(translation: Float[Tensor, "t 3"], seconds: Float[Tensor, "t"]) -> Float[Tensor, "t 3"]:
-    """The translations of a camera without what is quicker than BOB: a smoothing spline (Whittaker 1923) over the
-    frames, of x, y and the logarithm of the distance.
+    """The translations of a camera without what is quicker than BOB: slow cosines over the frames, fitted to x, y
+    and the logarithm of the distance.
 
     Render-and-compare puts every frame's subject where its picture is, as if a body that bobs were a camera that bobs.
     Pictures do not tell the two apart; a camera moves smoothly, so what is quick is left to the body's motion.
@@ -77,11 +77,12 @@ def steadied(translation: Float[Tensor, "t 3"], seconds: Float[Tensor, "t"]) -> 
     count = len(translation)
     if count < 4:
         return translation
-    frames = BOB / float(seconds.diff().median().clamp_min(1e-3))
-    stiffness = (2 * math.sin(math.pi / max(frames, 2.0))) ** -4  # halves a wave of that period
-    second = torch.eye(count, dtype=torch.float64).diff(n=2, dim=0)
+    lasts = count * float(seconds.diff().median())
+    waves = min(count, max(3, 1 + round(2 * lasts / BOB)))
+    time = math.pi * (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    basis = torch.cos(time[:, None] * torch.arange(waves))
     curve = torch.cat([translation[:, :2], translation[:, 2:].clamp_min(1e-3).log()], 1).double()
-    smooth = torch.linalg.solve(torch.eye(count, dtype=torch.float64) + stiffness * second.T @ second, curve)
+    smooth = basis @ torch.linalg.lstsq(basis, curve).solution
     return torch.cat([smooth[:, :2], smooth[:, 2:].exp()], 1).to(translation.dtype)
 
 

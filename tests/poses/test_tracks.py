@@ -96,10 +96,10 @@ def _same(a: object, b: object) -> None:
 
 def test_a_steadied_camera_keeps_its_slow_path_and_loses_what_bobs() -> None:
     seconds = torch.arange(48) / 24
-    slow = torch.stack([0.2 * torch.sin(2 * seconds), 0.1 * seconds, 3.5 + 0.2 * torch.cos(2 * seconds)], 1)
+    slow = torch.stack([0.1 * torch.sin(2 * seconds), 0.1 * torch.cos(seconds), 3.5 + 0.2 * torch.cos(2 * seconds)], 1)
     bob = 0.04 * torch.sin(2 * torch.pi * 3 * seconds)[:, None] * torch.tensor([1.0, 1.0, 3.0])
-    middle = slice(6, -6)  # a spline's ends follow what they see
-    assert float((tracks.steadied(slow, seconds) - slow)[middle].abs().max()) < 0.004
+    middle = slice(3, -3)
+    assert float((tracks.steadied(slow, seconds) - slow)[middle].abs().max()) < 0.008
     left = tracks.steadied(slow + bob, seconds) - slow
     assert float(left[middle].square().mean().sqrt()) < 0.15 * float(bob.square().mean().sqrt())
     # Twice the frames a second: the same path, the same bob.
