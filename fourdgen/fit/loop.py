@@ -26,6 +26,7 @@ from fourdgen.scene.bones import BoneMotion, ClipTime, acceleration, rigidity
 from fourdgen.scene.surfels import Surfels, rgb_from_sh
 
 LATE = 0.6  # progress from which the surface is made sharp
+SETTLE = 0.9  # progress from which only filmed frames are drawn: a round of regeneration ends on what is certain
 HULL_EXTENT = 1.3  # half side of the cube that is carved; the subject's radius is 0.5-1
 
 
@@ -153,6 +154,7 @@ def train(
     else:
         publish(model)
     current, views, seen_psnr = -1, finest, 0.0
+    filmed = torch.tensor([clip_times[frames.names[number]].filmed for number in frames.clip.tolist()])
 
     while progress.step < total:
         level, done = plan(config, progress.step)
@@ -165,9 +167,7 @@ def train(
         if done >= config.refine_from and model.refinement is None:
             model.start_refinement()
         model.set_rates(rate_factor(done))
-        if progress.order is None or len(progress.order) == 0:
-            progress.order = sampler.epoch(frames.probability, generator)
-        row, progress.order = int(progress.order[0]), progress.order[1:]
+        row, progress.order = _next(progress.order, frames, filmed if done >= SETTLE else None, generator)
 
         loss, error = _step_loss(model, views, tracks, frames, row, done, progress.step, config, rasterizer, generator)
         loss.backward()
@@ -194,6 +194,19 @@ def train(
             _save(checkpoint, model, growth, progress, generator)
             publish(model)
     return model
+
+
+def _next(
+    order: Tensor | None, frames: FrameSet, among: Tensor | None, generator: torch.Generator
+) -> tuple[int, Tensor]:
+    """The row of `frames` that is drawn next, and what is left of the epoch; with `among` [rows], one of these only."""
+    while True:
+        if order is None or len(order) == 0:
+            order = sampler.epoch(frames.probability, generator)
+        if among is not None:
+            order = order[among[order]]
+        if len(order):
+            return int(order[0]), order[1:]
 
 
 def start(

@@ -111,7 +111,9 @@ def run_round(
     better = psnr[1] >= psnr[0] - WORSE
     _draw_check(after, views, frames, rasterizer, ctx.folder / "check.png")
     said = f"filmed frames {psnr[0]:.2f} dB before and {psnr[1]:.2f} dB after the round"
-    draws = rounds.draws_of(with_made, len(frames.names))
+    first, settled = loop.first_step(config, config.take_up), loop.first_step(config, loop.SETTLE)
+    drawn_for = max(0, settled - first) / max(1, sum(config.steps) - first)  # then only filmed frames are drawn
+    draws = drawn_for * rounds.draws_of(with_made, len(frames.names))
     ctx.report.emit("note", text=said + ("" if better else ": it is undone"), before=psnr[0], after=psnr[1],
                     kept=better, draws=draws)  # fmt: skip
     if better:
@@ -246,5 +248,5 @@ STAGE = Stage(
 # A row of a round of regeneration: `train` and `regenerate` stand for the rows before it (fourdgen/pipeline.py).
 ROUND = Stage(
     name="retrain", needs=("ingest", "align", "root_pose", "sample", "train", "regenerate"), config=TrainConfig,
-    version=2, run=run_round, save=save, load=load, check=check, facts=facts,
+    version=3, run=run_round, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip

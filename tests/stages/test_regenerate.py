@@ -184,6 +184,21 @@ def test_a_round_trains_on_both_and_keeps_the_better_asset(filmed: Any, tmp_path
     assert result is not flat and set(result.clips) == {"a"}  # made-up views are no clips of the asset
 
 
+def test_a_round_ends_on_filmed_frames(filmed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, capture, alignment, track, frames = filmed
+    drawn, step_loss = [], loop._step_loss
+
+    def seen(model: Any, views: Any, tracks: Any, frames: FrameSet, row: int, done: float, *rest: Any) -> Any:
+        drawn.append((done, int(frames.clip[row])))
+        return step_loss(model, views, tracks, frames, row, done, *rest)
+
+    monkeypatch.setattr(loop, "_step_loss", seen)
+    made = views_of(filmed, tmp_path / "views")
+    train.run_round(context(tmp_path / "round"), TINY, capture, alignment, track, frames, scene, made)
+    assert all(clip == 0 for done, clip in drawn if done >= 0.9) and drawn[-1][0] > 0.9
+    assert any(clip > 0 for done, clip in drawn if done < 0.9)
+
+
 def test_without_a_kept_view_the_asset_stays(filmed: Any, tmp_path: Path) -> None:
     scene, capture, alignment, track, frames = filmed
     none = Capture((), tmp_path)
