@@ -11,7 +11,7 @@ import torch
 import trimesh
 from scipy.spatial import cKDTree
 
-from fourdgen.playback.surface import SurfaceConfig, filmed_moment, surface
+from fourdgen.playback.surface import SurfaceConfig, open_moment, surface
 from fourdgen.render import pick
 from fourdgen.report import FourdgenError, Silent
 from fourdgen.scene.mesh import SkinnedMesh
@@ -101,9 +101,16 @@ def test_the_mesh_is_made_where_parts_do_not_touch(scene: Scene4D) -> None:
     times = scene.motion.seconds["a"]
     poses[times < float(clip.seconds[6])] = torch.stack([torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0]), folded])
     motion = replace(scene.motion, dual_quats={**scene.motion.dual_quats, "a": poses})
-    name, seconds = filmed_moment(replace(scene, motion=motion))
-    assert name == "a"
-    assert seconds >= float(clip.seconds[6])
+    moment = open_moment(replace(scene, motion=motion))
+    assert moment is not None
+    assert moment[0] == "a"
+    assert moment[1] >= float(clip.seconds[6])
+    always = torch.stack([torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0]), folded]).expand_as(poses)
+    motion = replace(scene.motion, dual_quats={**scene.motion.dual_quats, "a": always})
+    shut = replace(scene, motion=motion)
+    assert open_moment(shut) is None  # folded in every frame: the canonical state is the only one in which it is not
+    made = surface(shut, pick("cpu"), SurfaceConfig(cells=48, views=20, size=128))
+    assert float(made.vertices[:, 0].min()) < -0.8  # the arm reaches to -0.85 in the canonical state
 
 
 def test_every_part_of_the_work_says_how_far_it_is(scene: Scene4D) -> None:

@@ -1,6 +1,7 @@
 """The surface of a scene as a mesh: depth drawn from all around, fused into a distance field.
 
-It is fused in a state that was filmed, and then brought to the canonical one, in which nothing was ever seen.
+It is fused in the state in which the parts lie farthest from each other, most often one that was filmed, and then
+brought to the canonical one.
 
 Truncated signed distances are averaged over the views (Curless and Levoy 1996). Wherever a ray passes is outside, so
 what no view sees stays inside and the surface closes by itself.
@@ -59,8 +60,8 @@ def surface(
         load_open3d()  # or say so before the work
     from scipy.ndimage import gaussian_filter
 
-    clip, seconds = filmed_moment(scene)
-    state = replace(scene, surfels=refined(scene.surfels)).at(clip, seconds)
+    moment = open_moment(scene)
+    state = state_at(scene, moment)
     cameras, low, cell, shape = around(state, config)
     grid = torch.stack(torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij"), -1).reshape(-1, 3)
     points = low + grid.float() * cell
@@ -106,22 +107,30 @@ def surface(
     ids, weights = skinned_like(state, vertices)
     colors = colors_at(vertices, mesh.normals(), state, cameras, pictures, cell, report=report)
     mesh = replace(mesh, colors=colors, bone_ids=ids, bone_weights=weights)
-    return mesh.back_from(scene.motion, clip, seconds)
+    return mesh if moment is None else mesh.back_from(scene.motion, *moment)
 
 
-def filmed_moment(scene: Scene4D) -> tuple[str, float]:
+def open_moment(scene: Scene4D) -> tuple[str, float] | None:
     """The clip and time in whose state meshes are made: of some frames of the reference clip the one that is most open,
-    because parts that touch would grow together. Openness is the number of cells of 5 % of the radius with surfels."""
+    because parts that touch would grow together. None where the canonical state is more open than all of them: it was
+    never filmed, so it has to be better. Openness is the number of cells of 5 % of the radius with surfels."""
     seconds = scene.clips[scene.reference].seconds.tolist()
     cell = 0.05 * extent(scene.surfels)[1]
     solid = torch.sigmoid(scene.surfels.opacity) > 0.1
 
-    def openness(time: float) -> int:
-        means = scene.at(scene.reference, time).means
+    def openness(means: Float[Tensor, "n 3"]) -> int:
         return len(torch.unique((means[solid] / cell).floor().int(), dim=0))
 
-    times = [seconds[int(i)] for i in torch.linspace(0, len(seconds) - 1, MOMENTS).round()]
-    return scene.reference, max(dict.fromkeys(times), key=openness)
+    times = dict.fromkeys(seconds[int(i)] for i in torch.linspace(0, len(seconds) - 1, MOMENTS).round())
+    counts = {time: openness(scene.at(scene.reference, time).means) for time in times}
+    best = max(counts, key=lambda time: counts[time])
+    return None if openness(scene.surfels.means) > counts[best] else (scene.reference, best)
+
+
+def state_at(scene: Scene4D, moment: tuple[str, float] | None) -> Surfels:
+    """The surfels with their refinement, as they are at a moment; None: in the canonical state."""
+    surfels = refined(scene.surfels)
+    return surfels if moment is None else replace(scene, surfels=surfels).at(*moment)
 
 
 def around(surfels: Surfels, config: SurfaceConfig) -> tuple[Cameras, Float[Tensor, "3"], float, tuple[int, int, int]]:

@@ -7,7 +7,6 @@ straight at it first. On a CUDA device nvdiffrast can then fit the texture to th
 from __future__ import annotations
 
 import importlib
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,13 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen.geometry.camera import Cameras
-from fourdgen.playback.surface import Picture, SurfaceConfig, around, colors_at, filmed_moment, pictures_of
+from fourdgen.playback.surface import Picture, SurfaceConfig, around, colors_at, open_moment, pictures_of, state_at
 from fourdgen.render import Rasterizer
 from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.scene.atlas import Atlas, grid_atlas
 from fourdgen.scene.mesh import SkinnedMesh, Texture
 from fourdgen.scene.scene4d import Scene4D
-from fourdgen.scene.surfels import refined
 
 VIEWS = SurfaceConfig(views=40, size=768)
 
@@ -42,9 +40,9 @@ def baked(
     Raises FourdgenError where the triangles do not fit into it, and where `fit` is asked for and cannot be.
     """
     atlas = grid_atlas(len(mesh.faces), size)
-    clip, seconds = filmed_moment(scene)
-    state = replace(scene, surfels=refined(scene.surfels)).at(clip, seconds)
-    mesh = mesh.at(scene.motion, clip, seconds)
+    moment = open_moment(scene)
+    state = state_at(scene, moment)
+    mesh = mesh if moment is None else mesh.at(scene.motion, *moment)
     cameras, _, cell, _ = around(state, config)
     pictures = pictures_of(state, cameras, rasterizer, report, "texture")
     points, normals = _shown(mesh, atlas)
