@@ -15,7 +15,7 @@ from fourdgen.geometry.transforms import Sim3, quat_to_matrix, so3_exp
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
 from fourdgen.scene.motion import Still
-from fourdgen.scene.ply import read_ply, table, write_ply
+from fourdgen.scene.ply import matrix, read_ply, table, write_ply
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.surfels import Surfels, normal_axis
 from tests.toy import toy_scene
@@ -380,3 +380,10 @@ def test_damaged_files_never_crash(tmp_path: Path) -> None:
         except FourdgenError:
             outcomes["refused"] += 1
     assert min(outcomes.values()) > 20, outcomes
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_signalling_nan_in_a_mixed_table_is_no_warning() -> None:
+    element = np.zeros(1, dtype=[("a", "<f4"), ("b", "<f8")])
+    element["a"].view("<u4")[0] = 0x7F800001
+    assert np.isnan(matrix(element, ("a", "b"))[0, 0])
