@@ -83,6 +83,7 @@ def evaluate(
             raise FourdgenError(
                 "there are no cameras to save: the views could not be brought into the scene's world", notes[-1]
             )
+        workspace.make_folder(save_cameras.parent, report)
         _save(save_cameras, scene, truth.views, registered)
     return result
 
@@ -208,7 +209,6 @@ def _save(path: Path, scene: Scene4D, views: list[View], root_from_truth: Sim3) 
         poses = [camera_of(scene, entry, root_from_truth).cam_from_world[0].double() for entry in entries]
         entries = [replace(entry, cam_from_input=pose) for entry, pose in zip(entries, poses)]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_transforms_json(path, entries)
     except OSError as error:
         raise FourdgenError(f"{path} cannot be written: {error.strerror or error}", "choose another place") from None
