@@ -255,11 +255,13 @@ def more(request: pipeline.Request) -> Scene4D:
     )
     config = rows["train"].config
     times = {name: ClipTime(capture.clip(name).seconds.float(), name) for name in track.clips}
+    state = torch.load(before.state, weights_only=True)
+    tracks = rounds.with_views(track.clips, before, Capture((), capture.folder), state["drifts"])
     model = loop.train(
-        capture, rounds.with_views(track.clips, before, Capture((), capture.folder)), frames, times, config,
+        capture, tracks, frames, times, config,
         refine_poses=not track.given, rasterizer=RASTERIZER, seed=request.seed,
         checkpoint=request.output.with_suffix(".more"), publish=lambda model: None,
-        initial=torch.load(before.state, weights_only=True), begin=config.take_up,
+        initial=state, begin=config.take_up,
     )  # fmt: skip
     request.output.with_suffix(".more").unlink(missing_ok=True)
     return train.written_scene(model, capture, alignment, track, "")

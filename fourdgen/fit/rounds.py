@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from fourdgen.data.capture import Capture
 from fourdgen.data.records import ClipTrack, FrameSet
+from fourdgen.geometry.transforms import rigid_inverse
 from fourdgen.scene.bones import ClipTime
 from fourdgen.scene.scene4d import Scene4D
 
@@ -18,16 +21,31 @@ COUNTS = 0.5  # mean weight of the subject's pixels from which they take all of 
 NEVER = 0.5 / 255  # a frame whose mean weight is below this was refused
 
 
-def with_views(tracks: Mapping[str, ClipTrack], scene: Scene4D, views: Capture) -> dict[str, ClipTrack]:
-    """Root poses of filmed clips as the scene has them (refined), and the known ones of the made-up views."""
-    joined = {
-        name: replace(track, cam_from_root=scene.clips[name].cameras.cam_from_world, K=scene.clips[name].cameras.K)
-        for name, track in tracks.items()
-    }
+def with_views(
+    tracks: Mapping[str, ClipTrack], scene: Scene4D, views: Capture, drifts: Mapping[str, Float[Tensor, "t 4 4"]]
+) -> dict[str, ClipTrack]:
+    """Root poses of filmed clips as the scene has them (refined), and the known ones of the made-up views; in the root
+    frame of the training that is taken up, from which `drifts` (fit.gauge) have brought some clips of the scene."""
+    joined = {}
+    for name, track in tracks.items():
+        cameras = scene.clips[name].cameras
+        poses = _undone(cameras.cam_from_world, drifts.get(name))
+        joined[name] = replace(track, cam_from_root=poses, K=cameras.K)
     for clip in views.clips:
         assert clip.cameras is not None  # made-up views are made with cameras
-        joined[clip.name] = ClipTrack(clip.cameras.cam_from_world, clip.cameras.K, torch.ones(len(clip)))
+        drift = drifts.get(clip.source)
+        if drift is not None:
+            moments = (clip.seconds[:, None] - scene.clips[clip.source].seconds).abs().argmin(1)
+            drift = drift[moments]
+        poses = _undone(clip.cameras.cam_from_world, drift)
+        joined[clip.name] = ClipTrack(poses, clip.cameras.K, torch.ones(len(clip)))
     return joined
+
+
+def _undone(
+    cam_from_new: Float[Tensor, "t 4 4"], old_from_new: Float[Tensor, "t 4 4"] | None
+) -> Float[Tensor, "t 4 4"]:
+    return cam_from_new if old_from_new is None else (cam_from_new.double() @ rigid_inverse(old_from_new)).float()
 
 
 def times_with_views(times: Mapping[str, ClipTime], views: Capture) -> dict[str, ClipTime]:

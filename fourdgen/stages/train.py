@@ -15,12 +15,13 @@ import torch
 from fourdgen import native
 from fourdgen.data.capture import Capture, joined, to_bytes, write_png
 from fourdgen.data.records import Alignment, ClipTrack, FrameSet, RootTrack
-from fourdgen.fit import loop, rounds
+from fourdgen.fit import gauge, loop, rounds
 from fourdgen.fit.confidence import with_confidence
 from fourdgen.fit.loop import TrainConfig
 from fourdgen.fit.model import Model
 from fourdgen.fit.views import View, Views
 from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.transforms import rotation_angle_degrees
 from fourdgen.render import Rasterizer, draw
 from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError
@@ -33,6 +34,7 @@ from fourdgen.workspace import Context, Job, Stage
 SCENE = "scene.ply"
 STATE = "model.pt"  # what a round of regeneration takes up: the network of the motion is not in scene.ply
 CHECK_FRAMES = 8
+STILL = 0.5  # degrees: a clip whose cameras turn by less stands still
 WORSE = 0.1  # dB on the filmed frames: a round that costs more is undone
 
 
@@ -70,10 +72,12 @@ def run(
         refine_poses=not track.given, rasterizer=rasterizer, seed=ctx.seed,
         checkpoint=ctx.folder / "checkpoint.pt", publish=publish, report=ctx.report,
     )  # fmt: skip
-    scene = with_confidence(as_scene(model), capture, rasterizer)
-    torch.save(model.trained(), ctx.folder / STATE)
+    found = as_scene(model)
     views = Views(capture, track.clips, config.levels[-1])
-    _report_quality(ctx, model, scene, views, frames, rasterizer)
+    _report_quality(ctx, model, found, views, frames, rasterizer)
+    scene, drifts = gauge.settled(found, times, _fixed(track))
+    scene = with_confidence(scene, capture, rasterizer)
+    torch.save({**model.trained(), "drifts": drifts}, ctx.folder / STATE)
     _draw_check(scene, views, frames, rasterizer, ctx.folder / "check.png")
     (ctx.folder / "checkpoint.pt").unlink(missing_ok=True)
     return scene
@@ -91,20 +95,22 @@ def run_round(
         ctx.report.emit("note", text="no new view was kept: the asset stays as it was", kept=False, draws=0.0)
         return before
     rasterizer = rasterizer_on(ctx.device)
-    tracks = rounds.with_views(track.clips, before, made)
-    both, filmed = joined(capture, made), replace(track, clips={name: tracks[name] for name in track.clips})
-    initial = None
+    initial, drifts = None, {}
     if config.take_up > 0 and isinstance(before, Trained) and before.state is not None:
         initial = torch.load(before.state, weights_only=True)
+        drifts = initial["drifts"]
+    tracks = rounds.with_views(track.clips, before, made, drifts)
+    both, filmed = joined(capture, made), replace(track, clips={name: tracks[name] for name in track.clips})
+    times = _clip_times(capture, alignment)
     model = loop.train(
-        both, tracks, with_made, rounds.times_with_views(_clip_times(capture, alignment), made), config,
+        both, tracks, with_made, rounds.times_with_views(times, made), config,
         refine_poses=not track.given, rasterizer=rasterizer, seed=ctx.seed,
         checkpoint=ctx.folder / "checkpoint.pt", publish=lambda model: None, report=ctx.report,
         initial=initial, begin=config.take_up,
     )  # fmt: skip
-    after = with_confidence(
-        written_scene(model, capture, alignment, filmed, str(ctx.job.run_folder), frames.every), capture, rasterizer
-    )
+    found = written_scene(model, capture, alignment, filmed, str(ctx.job.run_folder), frames.every)
+    after, drifts = gauge.settled(found, times, _fixed(track))
+    after = with_confidence(after, capture, rasterizer)
     (ctx.folder / "checkpoint.pt").unlink(missing_ok=True)
     views = Views(capture, filmed.clips, config.levels[-1])
     psnr = [_filmed_psnr(scene, views, frames, rasterizer) for scene in (before, after)]
@@ -117,7 +123,7 @@ def run_round(
     ctx.report.emit("note", text=said + ("" if better else ": it is undone"), before=psnr[0], after=psnr[1],
                     kept=better, draws=draws)  # fmt: skip
     if better:
-        torch.save(model.trained(), ctx.folder / STATE)
+        torch.save({**model.trained(), "drifts": drifts}, ctx.folder / STATE)
     elif isinstance(before, Trained) and before.state is not None:
         shutil.copyfile(before.state, ctx.folder / STATE)
     return after if better else before
@@ -138,6 +144,13 @@ def _filmed_psnr(
         out = draw(state, cameras, background=torch.ones(3), rasterizer=rasterizer)
         errors.append(float(((out.rgb[0].permute(2, 0, 1).clamp(0, 1) - view.target(torch.ones(3))) ** 2).mean()))
     return -10 * float(torch.tensor(errors).clamp_min(1e-9).log10().mean())
+
+
+def _fixed(track: RootTrack) -> list[str]:
+    """Clips whose cameras are not to be moved: given ones, and those that stand still."""
+    turned = {name: rotation_angle_degrees(t.cam_from_root[:1, :3, :3], t.cam_from_root[:, :3, :3]).max()
+              for name, t in track.clips.items()}  # fmt: skip
+    return [name for name, t in track.clips.items() if t.given or float(turned[name]) < STILL]
 
 
 def _clip_times(capture: Capture, alignment: Alignment) -> dict[str, ClipTime]:
@@ -242,11 +255,11 @@ def facts(job: Job, config: TrainConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=5,
+    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=6,
     run=run, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip
 # A row of a round of regeneration: `train` and `regenerate` stand for the rows before it (fourdgen/pipeline.py).
 ROUND = Stage(
     name="retrain", needs=("ingest", "align", "root_pose", "sample", "train", "regenerate"), config=TrainConfig,
-    version=3, run=run_round, save=save, load=load, check=check, facts=facts,
+    version=4, run=run_round, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip

@@ -164,7 +164,7 @@ def test_views_share_the_motion_of_their_clip(filmed: Any, tmp_path: Path) -> No
 
 def test_low_weights_make_a_frame_count_less(filmed: Any, tmp_path: Path) -> None:
     made = views_of(filmed, tmp_path)
-    tracks = rounds.with_views(filmed[3].clips, filmed[0], made)
+    tracks = rounds.with_views(filmed[3].clips, filmed[0], made, {})
     views = Views(joined(filmed[1], made), tracks, 24.0)
     assert views.view("a", 0).strength == 1
     assert 0.49 < views.view("a-view1", 0).strength < 0.9
