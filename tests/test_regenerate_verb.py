@@ -83,3 +83,16 @@ def test_without_the_filmed_frames_it_says_what_is_missing(asset: Path, tmp_path
         filmed_frames(replace(files.read(asset), run_folder=str(tmp_path)))
     with pytest.raises(FourdgenError, match="the scene has no clip 'c'"):
         regenerate(asset, RegenerateRequest(tmp_path, clip="c"))
+
+
+def test_filtering_can_be_turned_off_and_a_view_past_the_subject_is_no_error(asset: Path, tmp_path: Path) -> None:
+    everything = RegenerateRequest(tmp_path, views=1, settings=("every=4", "filtering=false"))
+    assert regenerate(asset, everything)["a-view1"]["weight"] == pytest.approx(0.5)
+    entries = json.loads((tmp_path / "cameras.json").read_text())
+    for frame in entries["frames"]:
+        x, y, z, place = torch.tensor(frame["transform_matrix"]).T
+        frame["transform_matrix"] = torch.stack([-x, y, -z, place]).T.tolist()
+    turned = tmp_path / "turned.json"
+    turned.write_text(json.dumps(entries))
+    found = regenerate(asset, RegenerateRequest(tmp_path, cameras=turned))
+    assert found["a-view1"]["weight"] == 0 and "NaN" not in (tmp_path / "views.json").read_text()

@@ -97,7 +97,7 @@ def regenerate(
         for number, path in enumerate(planned):
             guide = render_guide(footage, path, rasterizer, request.seed + 1000 * number)
             made = stage.made_once(context, guide, footage, generator)
-            verdict = judge(guide, made, bounds=bounds)
+            verdict = judge(guide, made, chosen.filtering, bounds)
             stage.say(context, guide, verdict)
             write_films(output, guide, made)
             rows.append(stage.check_row(guide, made, verdict))
@@ -119,6 +119,7 @@ def write_films(folder: Path, guide: Guide, made: Generated) -> None:
 
 
 def judged(guide: Guide, verdict: Verdict) -> dict[str, object]:
+    subject = verdict.alpha > 0.5
     return {
         "clip": guide.clip,
         "frames": len(guide),
@@ -127,7 +128,7 @@ def judged(guide: Guide, verdict: Verdict) -> dict[str, object]:
         "confident": float(
             ((guide.confidence > GUIDING) & (guide.alpha > 0.5)).sum() / (guide.alpha > 0.5).sum().clamp_min(1)
         ),
-        "weight": float(verdict.weight[verdict.alpha > 0.5].mean()),
+        "weight": float(verdict.weight[subject].sum() / subject.sum().clamp_min(1)),  # 0 where nothing is in sight
     }
 
 

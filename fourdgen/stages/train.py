@@ -93,6 +93,7 @@ def run_round(
     with_made = rounds.frames_with_views(frames, made)
     if len(with_made.index) == len(frames.index):
         ctx.report.emit("note", text="no new view was kept: the asset stays as it was", kept=False, draws=0.0)
+        _keep_state(before, ctx.folder)
         return before
     rasterizer = rasterizer_on(ctx.device)
     initial, drifts = None, {}
@@ -124,9 +125,15 @@ def run_round(
                     kept=better, draws=draws)  # fmt: skip
     if better:
         torch.save({**model.trained(), "drifts": drifts}, ctx.folder / STATE)
-    elif isinstance(before, Trained) and before.state is not None:
-        shutil.copyfile(before.state, ctx.folder / STATE)
+    else:
+        _keep_state(before, ctx.folder)
     return after if better else before
+
+
+def _keep_state(before: Scene4D, folder: Path) -> None:
+    """A round that changes nothing hands on what the next one takes up, or that would start anew."""
+    if isinstance(before, Trained) and before.state is not None:
+        shutil.copyfile(before.state, folder / STATE)
 
 
 @torch.no_grad()

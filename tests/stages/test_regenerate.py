@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +203,20 @@ def test_without_a_kept_view_the_asset_stays(filmed: Any, tmp_path: Path) -> Non
     scene, capture, alignment, track, frames = filmed
     none = Capture((), tmp_path)
     assert train.run_round(context(tmp_path), TINY, capture, alignment, track, frames, scene, none) is scene
+
+
+def test_a_round_without_a_kept_view_hands_on_what_the_next_round_takes_up(filmed: Any, tmp_path: Path) -> None:
+    scene, capture, alignment, track, frames = filmed
+    (tmp_path / "train").mkdir()
+    state = tmp_path / "train" / "model.pt"
+    state.write_bytes(b"what training found")
+    before = train.Trained(**{f.name: getattr(scene, f.name) for f in fields(scene)}, state=state)
+    there = context(tmp_path / "round")
+    train.run_round(there, TINY, capture, alignment, track, frames, before, Capture((), tmp_path))
+    train.STAGE.save(before, there.folder)
+    again = train.STAGE.load(there.folder)
+    assert isinstance(again, train.Trained) and again.state is not None
+    assert again.state.read_bytes() == state.read_bytes()
 
 
 def rows_of(rounds: int) -> list[tuple[str, tuple[str, ...]]]:
