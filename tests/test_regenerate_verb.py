@@ -75,7 +75,7 @@ def test_what_it_refuses_before_any_work(asset: Path, tmp_path: Path) -> None:
         resolve(RegenerateRequest(tmp_path, settings=("wievs=3",)))
     with pytest.raises(FourdgenError, match="is a file"):
         resolve(RegenerateRequest(asset))
-    assert resolve(RegenerateRequest(tmp_path, model="somewhere")).generator == "video"
+    assert resolve(RegenerateRequest(tmp_path, model="some/where")).generator == "video"
 
 
 def test_without_the_filmed_frames_it_says_what_is_missing(asset: Path, tmp_path: Path) -> None:

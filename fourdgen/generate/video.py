@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -54,6 +55,17 @@ class Video:
             raise FourdgenError(
                 "the generator video needs a model",
                 "--set regenerate.model=FOLDER, or a hub name such as Wan-AI/Wan2.1-VACE-1.3B-diffusers",
+            )
+        local = Path(self.model).expanduser()
+        if local.is_dir() and not (local / "model_index.json").is_file():
+            raise FourdgenError(
+                f"{self.model}: no weights of a video model here (there is no model_index.json)",
+                "name a folder that diffusers' save_pretrained wrote",
+            )
+        if not local.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.model):
+            raise FourdgenError(
+                f"{self.model}: there is no such folder",
+                "name one that save_pretrained wrote, or a hub name such as Wan-AI/Wan2.1-VACE-1.3B-diffusers",
             )
         if not 0 < self.overlap < self.window:
             raise FourdgenError(f"{self.overlap} frames of overlap in windows of {self.window}", "overlap less")

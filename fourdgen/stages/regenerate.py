@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from fourdgen import weights
 from fourdgen.data.cameras_io import read_camera_entries
 from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, to_bytes, write_picture, write_png
+from fourdgen.fit.metrics import mask_box
 from fourdgen.generate import Footage, Generated, Generator, Guide, footage_of, make_generator, paths
 from fourdgen.generate.accept import Verdict, bounds_of, judge
 from fourdgen.generate.guide import given_paths, render_guide
@@ -165,16 +166,17 @@ def write_view(folder: Path, guide: Guide, made: Generated, verdict: Verdict) ->
 
 
 def check_row(guide: Guide, made: Generated, verdict: Verdict) -> UInt8[np.ndarray, "h w 3"]:
-    """Guide, confidence, result and weight of some frames; refused frames have a red edge."""
-    columns = []
-    for t in torch.linspace(0, len(guide) - 1, min(COLUMNS, len(guide))).long().tolist():
+    """Guide, confidence, result and weight of some frames, cut to the subject; refused frames have a red edge."""
+    columns, shown = [], torch.linspace(0, len(guide) - 1, min(COLUMNS, len(guide))).long().tolist()
+    box = mask_box((guide.alpha[shown] > 0.1).any(0)) or (slice(None), slice(None))
+    for t in shown:
         grey = [values[t][..., None].expand(-1, -1, 3) for values in (guide.confidence, 2 * verdict.weight)]
-        result = torch.nan_to_num(made.rgb[t]).clone()
+        result = torch.nan_to_num(made.rgb[t])[box].clone()
         if not verdict.kept[t]:
             red = torch.tensor([0.9, 0.1, 0.1])
             edge = max(2, len(result) // 40)
             result[:edge], result[-edge:], result[:, :edge], result[:, -edge:] = red, red, red, red
-        column = torch.cat([guide.rgb[t], grey[0], result, grey[1]])
+        column = torch.cat([guide.rgb[t][box], grey[0][box], result, grey[1][box]])
         height = round(160 * column.shape[0] / column.shape[1])
         columns.append(cv2.resize(to_bytes(column), (160, height), interpolation=cv2.INTER_AREA))
     return np.concatenate(columns, 1)

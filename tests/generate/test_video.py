@@ -133,6 +133,10 @@ def test_one_clear_error_where_weights_are_missing(tmp_path: Path) -> None:
         small(tmp_path).generate(guide(), None, Silent())  # type: ignore[arg-type]
     with pytest.raises(FourdgenError, match="needs a model"):
         make_generator("video", {})
+    for wrong in ("/nowhere", "./models/wan", "wan"):  # said before a reconstruction begins, not after it
+        with pytest.raises(FourdgenError, match="no such folder"):
+            make_generator("video", {"model": wrong})
+    make_generator("video", {"model": "Wan-AI/Wan2.1-VACE-1.3B-diffusers"})
 
 
 def test_one_clear_error_where_memory_is_short(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
