@@ -39,7 +39,7 @@ from fourdgen.data.capture import Capture, load_capture
 from fourdgen.evaluate import confidence as trust
 from fourdgen.evaluate.register import register
 from fourdgen.evaluate.truth import Truth, matched, read_truth
-from fourdgen.fit import confidence, loop, metrics, rounds
+from fourdgen.fit import confidence, gauge, loop, metrics, rounds
 from fourdgen.generate import Generated, footage_of
 from fourdgen.generate.accept import bounds_of, judge
 from fourdgen.geometry.fit import similarity_between
@@ -264,7 +264,8 @@ def more(request: pipeline.Request) -> Scene4D:
         initial=state, begin=config.take_up,
     )  # fmt: skip
     request.output.with_suffix(".more").unlink(missing_ok=True)
-    return train.written_scene(model, capture, alignment, track, "")
+    track = replace(track, clips=tracks)
+    return gauge.settled(train.written_scene(model, capture, alignment, track, ""), times, train.fixed(track))[0]
 
 
 def acceptance(scene: Scene4D, capture: Capture, gen: Path, seed: int) -> dict[str, float]:

@@ -75,7 +75,7 @@ def run(
     found = as_scene(model)
     views = Views(capture, track.clips, config.levels[-1])
     _report_quality(ctx, model, found, views, frames, rasterizer)
-    scene, drifts = gauge.settled(found, times, _fixed(track))
+    scene, drifts = gauge.settled(found, times, fixed(track))
     scene = with_confidence(scene, capture, rasterizer)
     torch.save({**model.trained(), "drifts": drifts}, ctx.folder / STATE)
     _draw_check(scene, views, frames, rasterizer, ctx.folder / "check.png")
@@ -110,7 +110,7 @@ def run_round(
         initial=initial, begin=config.take_up,
     )  # fmt: skip
     found = written_scene(model, capture, alignment, filmed, str(ctx.job.run_folder), frames.every)
-    after, drifts = gauge.settled(found, times, _fixed(track))
+    after, drifts = gauge.settled(found, times, fixed(track))
     after = with_confidence(after, capture, rasterizer)
     (ctx.folder / "checkpoint.pt").unlink(missing_ok=True)
     views = Views(capture, filmed.clips, config.levels[-1])
@@ -153,7 +153,7 @@ def _filmed_psnr(
     return -10 * float(torch.tensor(errors).clamp_min(1e-9).log10().mean())
 
 
-def _fixed(track: RootTrack) -> list[str]:
+def fixed(track: RootTrack) -> list[str]:
     """Clips whose cameras are not to be moved: given ones, and those that stand still."""
     turned = {name: rotation_angle_degrees(t.cam_from_root[:1, :3, :3], t.cam_from_root[:, :3, :3]).max()
               for name, t in track.clips.items()}  # fmt: skip
