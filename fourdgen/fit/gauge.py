@@ -25,7 +25,7 @@ from fourdgen.geometry.transforms import (
     rigid,
     rigid_inverse,
     so3_exp,
-)  # fmt: skip
+)
 from fourdgen.scene.bones import ClipTime, continuous_signs
 from fourdgen.scene.motion import SampledBones
 from fourdgen.scene.scene4d import Scene4D
