@@ -14,7 +14,6 @@ CPU-seconds of the whole reconstruction (poses included), not of the clock, so t
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import importlib
 import json
@@ -77,7 +76,7 @@ class Run:
 
 
 def ablation(name: str) -> tuple[str, ...]:
-    """The settings that switch an ingredient off: a short name, or a setting of a stage, which becomes 0, false or "".
+    """The settings that switch an ingredient off: a short name, or a setting of a stage, which becomes 0, false, "" or [].
 
     Raises SystemExit for a name that is neither.
     """
@@ -85,11 +84,10 @@ def ablation(name: str) -> tuple[str, ...]:
         return (NAMED[name],) if NAMED[name] else ()
     section, _, key = name.partition(".")
     if section in pipeline.STAGES:
-        config = importlib.import_module(pipeline.STAGES[section]).STAGE.config
-        for field in dataclasses.fields(config):
-            if field.name == key and isinstance(field.default, bool | int | float):
-                return (f"{name}={str(type(field.default)(0)).lower()}",)
-    raise SystemExit(f"--ablate {name}: not one of {', '.join(NAMED)}, nor a number or switch such as train.normal")
+        default = getattr(importlib.import_module(pipeline.STAGES[section]).STAGE.config(), key, None)
+        if isinstance(default, bool | int | float | str | tuple):
+            return (f"{name}={json.dumps(type(default)())}",)
+    raise SystemExit(f"--ablate {name}: not one of {', '.join(NAMED)}, nor a setting such as train.normal")
 
 
 def plan(scenes: Sequence[str], tracks: Sequence[str], seeds: Sequence[int], ablate: Sequence[str]) -> list[Run]:

@@ -35,8 +35,10 @@ def figures(psnr: float, track: float | None = None) -> dict:
 def test_an_ingredient_is_switched_off_by_its_setting(quality: ModuleType) -> None:
     assert quality.ablation("train.normal") == ("train.normal=0.0",)
     assert quality.ablation("train.bones") == ("train.bones=0",)
+    assert quality.ablation("train.tree") == ("train.tree=false",)
+    assert quality.ablation("train.rebuild_at") == ("train.rebuild_at=[]",)
     assert quality.ablation("sampling") == ("sample.mode=uniform",)
-    for wrong in ("train.nromal", "normal", "train.steps"):
+    for wrong in ("train.nromal", "normal", "train"):
         with pytest.raises(SystemExit, match=wrong):
             quality.ablation(wrong)
 
