@@ -76,7 +76,7 @@ class Run:
 
 
 def ablation(name: str) -> tuple[str, ...]:
-    """The settings that switch an ingredient off: a short name, or a setting of a stage, which becomes 0, false, "" or [].
+    """The settings that switch an ingredient off: a short name, or a stage's setting, which becomes 0, false, "" or [].
 
     Raises SystemExit for a name that is neither.
     """

@@ -42,7 +42,7 @@ class TrainConfig:
     surfels_per_pixel: float = 1.4  # number of surfels per covered pixel when max_surfels is 0
     bones: int = 25  # Gaussian bones
     bone_extent: float = 0.6  # extent of a bone, in distances to its neighbours
-    sampling: str = "pose"  # how frames are drawn: uniform, clip_balanced or pose
+    motion: bool = True  # false: one rigid asset for all times, such as a statue
     ssim: float = 0.2  # share of D-SSIM in the colour loss, the rest is L1
     mask: float = 0.5  # weight of the silhouette loss
     normal: float = 0.03  # weight of normal consistency, from 30 % of the training on
@@ -93,7 +93,7 @@ def first_step(config: TrainConfig, begin: float) -> int:
 def rebuild_due(config: TrainConfig, step: int) -> bool:
     """Whether shape and bones are rebuilt before this step: the first at which a share of `rebuild_at` is reached."""
     before, now = plan(config, step - 1)[1], plan(config, step)[1]
-    return step > 0 and any(before < share <= now for share in config.rebuild_at)
+    return config.motion and step > 0 and any(before < share <= now for share in config.rebuild_at)
 
 
 def normal_weight(config: TrainConfig, progress: float) -> float:
@@ -103,14 +103,14 @@ def normal_weight(config: TrainConfig, progress: float) -> float:
     return config.normal * early + config.normal_late * late
 
 
-def rate_factor(progress: float) -> Callable[[str], float]:
-    """Learning-rate schedules by parameter group (docs/method.md section 12)."""
+def rate_factor(progress: float, motion: bool = True) -> Callable[[str], float]:
+    """Learning-rate schedules by parameter group (docs/method.md section 12). Without motion bones never learn any."""
 
     def factor(name: str) -> float:
         if name == "means":
             return 10 ** (-2 * max(0.0, progress - 0.1) / 0.9)
         if name in ("motion", "bones"):
-            return 0.0 if progress < 0.03 else 10 ** (-1.5 * max(0.0, progress - 0.2) / 0.8)
+            return 0.0 if progress < 0.03 or not motion else 10 ** (-1.5 * max(0.0, progress - 0.2) / 0.8)
         if name in ("poses", "focal"):
             return 0.0 if not 0.15 < progress < 0.8 else 1 - (progress - 0.15) / 0.65 * 0.9
         return 10 ** (-max(0.0, progress - 0.4) / 0.6)
@@ -166,7 +166,7 @@ def train(
             growth.reset(len(model))
         if done >= config.refine_from and model.refinement is None:
             model.start_refinement()
-        model.set_rates(rate_factor(done))
+        model.set_rates(rate_factor(done, config.motion))
         row, progress.order = _next(progress.order, frames, filmed if done >= SETTLE else None, generator)
 
         loss, error = _step_loss(model, views, tracks, frames, row, done, progress.step, config, rasterizer, generator)

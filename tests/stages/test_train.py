@@ -89,6 +89,15 @@ def test_it_learns_the_pictures(filmed, tmp_path: Path) -> None:
     assert fitted > flat + 4 and fitted > 24
 
 
+def test_a_rigid_asset_stands_still(filmed, tmp_path: Path) -> None:
+    """Without motion the shape is learned all the same, in one state for all times."""
+    model = run(filmed, tmp_path, replace(SMALL, steps=(120, 60), motion=False))
+    first, last = (model.motion.warp(model.surfels(), "a", seconds).means for seconds in (0.0, 0.4))
+    assert torch.equal(first, last)
+    fitted, flat = psnr(filmed, model)
+    assert fitted > flat
+
+
 def test_a_killed_run_ends_exactly_like_an_unkilled_one(filmed, tmp_path: Path) -> None:
     """Killed after the refinement has begun, so that everything there is has to be in the checkpoint."""
 
