@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 import time
@@ -39,7 +38,7 @@ from fourdgen.data.capture import Capture, load_capture
 from fourdgen.evaluate import confidence as trust
 from fourdgen.evaluate.register import register
 from fourdgen.evaluate.truth import Truth, matched, read_truth
-from fourdgen.fit import confidence, gauge, loop, metrics, rounds
+from fourdgen.fit import confidence, metrics
 from fourdgen.generate import Generated, footage_of
 from fourdgen.generate.accept import bounds_of, judge
 from fourdgen.geometry.fit import similarity_between
@@ -47,7 +46,6 @@ from fourdgen.geometry.transforms import Sim3
 from fourdgen.render import draw, pick
 from fourdgen.report import Silent
 from fourdgen.scene import files
-from fourdgen.scene.bones import ClipTime
 from fourdgen.scene.entries import camera_of
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.stages import regenerate, train
@@ -231,41 +229,20 @@ def gap(base: Scene4D, run: Path, gen: Path, request: pipeline.Request) -> Scene
             regenerate.write_view(folder, guide, made, replace(verdict, weight=torch.ones_like(verdict.weight)))
         )
     context = Context(folder, planned.job, "cpu", 1, request.seed, Silent())
-    guard, train.WORSE = train.WORSE, math.inf
-    try:
-        return train.run_round(
-            context,
-            replace(rows["train"].config, take_up=0.0),
-            capture,
-            alignment,
-            track,
-            frames,
-            base,
-            Capture(tuple(clips), folder),
-        )
-    finally:
-        train.WORSE = guard
+    views = Capture(tuple(clips), folder)
+    anew = replace(rows["train"].config, take_up=0.0)
+    return train.trained_on(context, anew, capture, alignment, track, frames, base, views)[0]
 
 
 def more(request: pipeline.Request) -> Scene4D:
     """What a round trains, on the filmed frames alone."""
-    rows = {row.stage.name: row for row in pipeline.plan(request).rows}
-    capture, alignment, track, frames, before = (
-        rows[name].stage.load(rows[name].folder) for name in ("ingest", "align", "root_pose", "sample", "train")
-    )
-    config = rows["train"].config
-    times = {name: ClipTime(capture.clip(name).seconds.float(), name) for name in track.clips}
-    state = torch.load(before.state, weights_only=True)
-    tracks = rounds.with_views(track.clips, before, Capture((), capture.folder), state["drifts"])
-    model = loop.train(
-        capture, tracks, frames, times, config,
-        refine_poses=not track.given, rasterizer=RASTERIZER, seed=request.seed,
-        checkpoint=request.output.with_suffix(".more"), publish=lambda model: None,
-        initial=state, begin=config.take_up,
-    )  # fmt: skip
-    request.output.with_suffix(".more").unlink(missing_ok=True)
-    track = replace(track, clips=tracks)
-    return gauge.settled(train.written_scene(model, capture, alignment, track, ""), times, train.fixed(track))[0]
+    planned = pipeline.plan(request)
+    rows = {row.stage.name: row for row in planned.rows}
+    needed = [rows[name].stage.load(rows[name].folder) for name in ("ingest", "align", "root_pose", "sample", "train")]
+    folder = request.output.with_suffix(".more")
+    folder.mkdir(exist_ok=True)
+    context = Context(folder, planned.job, "cpu", 1, request.seed, Silent())
+    return train.trained_on(context, rows["train"].config, *needed, Capture((), folder))[0]
 
 
 def acceptance(scene: Scene4D, capture: Capture, gen: Path, seed: int) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,19 +70,35 @@ def test_its_cameras_give_the_same_paths_again(asset: Path, tmp_path: Path) -> N
 
 
 def test_what_it_refuses_before_any_work(asset: Path, tmp_path: Path) -> None:
-    with pytest.raises(FourdgenError, match=r"regenerate.views: 0 is too few"):
-        resolve(RegenerateRequest(tmp_path, views=0))
-    with pytest.raises(FourdgenError, match="no such setting"):
-        resolve(RegenerateRequest(tmp_path, settings=("wievs=3",)))
     with pytest.raises(FourdgenError, match="is a file"):
         resolve(RegenerateRequest(asset))
     assert resolve(RegenerateRequest(tmp_path, model="some/where")).generator == "video"
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"views": 0}, "--views: 0 is too few"),
+        ({"settings": ("every=0",)}, "--set every: 0 is too few"),
+        ({"settings": ("regenerate.every=x",)}, "--set every = x: expected a whole number"),
+        ({"settings": ("wievs=3",)}, r"--set wievs: no such setting \(did you mean views\?\)"),
+        ({"settings": ("wievs=3", "every=0.5")}, r"(?s)--set wievs: .*--set every = 0.5: "),
+        ({"settings": ("every",)}, "--set every: expected key=value"),
+    ],
+)
+def test_errors_name_the_option_and_not_the_setting(tmp_path: Path, asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(FourdgenError, match=f"{said}") as caught:
+        resolve(RegenerateRequest(tmp_path, **asked))
+    assert "regenerate." not in caught.value.message + caught.value.hint
+    with pytest.raises(FourdgenError) as without:
+        resolve(RegenerateRequest(tmp_path, generator="video"))
+    assert without.value.hint.startswith("--model FOLDER")
+
+
 def test_without_the_filmed_frames_it_says_what_is_missing(asset: Path, tmp_path: Path) -> None:
     with pytest.raises(FourdgenError, match="the filmed frames are not there"):
         filmed_frames(replace(files.read(asset), run_folder=str(tmp_path)))
-    with pytest.raises(FourdgenError, match="the scene has no clip 'c'"):
+    with pytest.raises(FourdgenError, match="--clip: the scene has no clip 'c'"):
         regenerate(asset, RegenerateRequest(tmp_path, clip="c"))
 
 

@@ -133,11 +133,13 @@ def train(
     report: Reporter = Silent(),
     initial: Mapping[str, Any] | None = None,
     begin: float = 0.0,
+    hold_motion: bool = False,
 ) -> Model:
     """Fit surfels, motion and (optionally) root poses. Goes on from `checkpoint` if it exists, and keeps it up to date.
 
     `publish(model)` is called with each checkpoint, so that a usable asset exists early. With `initial`, the state of a
-    trained model (`Model.trained`), training takes it up where all schedules stand at `begin`, 0..1.
+    trained model (`Model.trained`), training takes it up where all schedules stand at `begin`, 0..1; its motion is then
+    not trained where `hold_motion` says so.
     """
     generator = torch.Generator().manual_seed(seed)
     total = sum(config.steps)
@@ -149,6 +151,8 @@ def train(
     else:
         model = Model.taken_up(initial, clip_times, corrections_of(tracks, clip_times, refine_poses))
         progress.step = first_step(config, begin)
+        if hold_motion:
+            model.hold_motion()
     if checkpoint.exists():
         _resume(checkpoint, model, growth, progress, generator)
     else:
@@ -161,7 +165,7 @@ def train(
         if level != current:
             views = finest if level == len(config.steps) - 1 else Views(capture, tracks, config.levels[level])
             current = level
-        if rebuild_due(config, progress.step):
+        if rebuild_due(config, progress.step) and not hold_motion:
             model = rebuild(model, observe(model, finest, tracks, frames), config.tree, generator)
             growth.reset(len(model))
         if done >= config.refine_from and model.refinement is None:

@@ -157,6 +157,13 @@ class Model:
         group = {"params": [self.p["refinement"]], "base": Rates().refinement, "name": "refinement", "lr": 0.0}
         self.optimizer.param_groups.append(group)
 
+    def hold_motion(self) -> None:
+        """From here on the motion stays as it is: bones and network are no longer trained."""
+        for parameter in self.motion.parameters():
+            parameter.requires_grad_(False)
+        groups = self.optimizer.param_groups
+        self.optimizer.param_groups = [group for group in groups if group["name"] not in ("motion", "bones")]
+
     def set_rates(self, factor: Callable[[str], float]) -> None:
         """Each group's rate = its start times factor(name)."""
         for group in self.optimizer.param_groups:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from fourdgen.generate.guide import render_guide
 from fourdgen.generate.video import GUIDING
 from fourdgen.playback.filmed import filmed_frames
 from fourdgen.render.carried import rasterizer_on
-from fourdgen.report import FourdgenError, Reporter, Silent
+from fourdgen.report import FourdgenError, Reporter, Silent, all_at_once
 from fourdgen.scene import files
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.stages import regenerate as stage
@@ -30,6 +32,7 @@ from fourdgen.stages.regenerate import RegenerateConfig
 
 WORK = "work"  # what a stopped call has finished; gone when the call is over
 PREFIX = "regenerate."
+OPTIONS = ("views", "cameras", "clip", "generator", "model", "prompt")  # of the verb; other settings go through --set
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,32 @@ class RegenerateRequest:
     settings: Sequence[str] = ()
 
 
+@contextlib.contextmanager
+def naming_options() -> Iterator[None]:
+    """Errors of settings, which recipes call `regenerate.views`, name what the verb calls them: `--views`."""
+
+    def renamed(text: str) -> str:
+        def option(found: re.Match[str]) -> str:
+            name, equals = found[1], found[2] or ""
+            return f"--{name}{' ' if equals else ''}" if name in OPTIONS else f"--set {name}{equals}"
+
+        return re.sub(rf"(?:--set )?\b{re.escape(PREFIX)}(\w+)(=?)", option, text)
+
+    try:
+        yield
+    except FourdgenError as error:
+        raise all_at_once([FourdgenError(renamed(p.message), renamed(p.hint)) for p in error.parts]) from error
+
+
+@naming_options()
 def resolve(request: RegenerateRequest) -> RegenerateConfig:
     """The settings of a request. Raises FourdgenError for everything that can be known before any work."""
     if request.output.is_file():
         raise FourdgenError(f"{request.output} is a file", "name a folder with -o")
-    given = {name: getattr(request, name) for name in ("views", "cameras", "clip", "generator", "model", "prompt")}
+    for text in request.settings:
+        if "=" not in text:
+            raise FourdgenError(f"--set {text}: expected key=value", "for example --set every=4")
+    given = {name: getattr(request, name) for name in OPTIONS}
     texts = [f"{PREFIX}{name}={value}" for name, value in given.items() if value is not None]
     if request.model is not None and request.generator is None:
         texts.append(f"{PREFIX}generator=video")
@@ -66,6 +90,7 @@ def resolve(request: RegenerateRequest) -> RegenerateConfig:
     return chosen
 
 
+@naming_options()
 def regenerate(
     scene_path: Path, request: RegenerateRequest, report: Reporter = Silent(), device: str = "cpu"
 ) -> dict[str, dict[str, object]]:

@@ -27,6 +27,8 @@ from fourdgen.scene.scene4d import Scene4D
 from fourdgen.workspace import Context, Job, Stage
 
 COLUMNS = 6  # frames of a view in check.png
+ROWS = ("guide", "confidence", "made", "weight")  # of a view in check.png
+MARGIN = 84  # pixels to the left of them, for their names
 BY_MODEL = ("model", "prompt", "avoid", "guidance", "side", "window", "overlap", "fetch")
 
 
@@ -135,11 +137,14 @@ def check_made(guide: Guide, made: Generated) -> None:
 
 def say(ctx: Context, guide: Guide, verdict: Verdict) -> None:
     """Tells the log whether a view is kept, and why not."""
-    state = f"refused: {verdict.reason}" if verdict.reason else f"{int(verdict.kept.sum())} of {len(guide)} frames kept"
     ctx.report.emit(
-        "note", text=f"{guide.name}: {state}", view=guide.name, kept=verdict.kept.int().tolist(),
+        "note", text=f"{guide.name}: {_kept(guide, verdict)}", view=guide.name, kept=verdict.kept.int().tolist(),
         reasons=[reason for reason in verdict.reasons if reason], iou=[round(v, 3) for v in verdict.iou.tolist()],
     )  # fmt: skip
+
+
+def _kept(guide: Guide, verdict: Verdict) -> str:
+    return f"refused: {verdict.reason}" if verdict.reason else f"{int(verdict.kept.sum())} of {len(guide)} frames kept"
 
 
 def _filled_share(guide: Guide, made: Generated, verdict: Verdict) -> tuple[int, int]:
@@ -166,7 +171,8 @@ def write_view(folder: Path, guide: Guide, made: Generated, verdict: Verdict) ->
 
 
 def check_row(guide: Guide, made: Generated, verdict: Verdict) -> UInt8[np.ndarray, "h w 3"]:
-    """Guide, confidence, result and weight of some frames, cut to the subject; refused frames have a red edge."""
+    """Guide, confidence, result and weight of some frames, cut to the subject; refused frames have a red edge. What a
+    row shows stands to its left, and above all of them which view it is and how many of its frames are kept."""
     columns, shown = [], torch.linspace(0, len(guide) - 1, min(COLUMNS, len(guide))).long().tolist()
     box = mask_box((guide.alpha[shown] > 0.1).any(0)) or (slice(None), slice(None))
     for t in shown:
@@ -179,7 +185,13 @@ def check_row(guide: Guide, made: Generated, verdict: Verdict) -> UInt8[np.ndarr
         column = torch.cat([guide.rgb[t][box], grey[0][box], result, grey[1][box]])
         height = round(160 * column.shape[0] / column.shape[1])
         columns.append(cv2.resize(to_bytes(column), (160, height), interpolation=cv2.INTER_AREA))
-    return np.concatenate(columns, 1)
+    pictures = np.concatenate(columns, 1)
+    labelled = np.pad(pictures, ((22, 0), (MARGIN, 0), (0, 0)), constant_values=255)
+    words = [(6, 16, f"{guide.name}: {_kept(guide, verdict)}")]
+    words += [(6, 22 + round((i + 0.5) * len(pictures) / len(ROWS)), name) for i, name in enumerate(ROWS)]
+    for x, y, text in words:
+        cv2.putText(labelled, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA)
+    return labelled
 
 
 def stacked(pictures: list[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "h w 3"]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -89,31 +90,15 @@ def run_round(
 ) -> Scene4D:  # fmt: skip
     """Training once more, with made-up views beside the filmed frames (docs/method.md 11.6). The result is the better
     scene on the filmed frames: a round that makes them worse is undone, and says so."""
-    capture = capture.toned({name: (a.gain, a.bias) for name, a in alignment.clips.items()})
     with_made = rounds.frames_with_views(frames, made)
     if len(with_made.index) == len(frames.index):
         ctx.report.emit("note", text="no new view was kept: the asset stays as it was", kept=False, draws=0.0)
         _keep_state(before, ctx.folder)
         return before
+    after, state = trained_on(ctx, config, capture, alignment, track, frames, before, made)
+    capture = capture.toned({name: (a.gain, a.bias) for name, a in alignment.clips.items()})
     rasterizer = rasterizer_on(ctx.device)
-    initial, drifts = None, {}
-    if config.take_up > 0 and isinstance(before, Trained) and before.state is not None:
-        initial = torch.load(before.state, weights_only=True)
-        drifts = initial["drifts"]
-    tracks = rounds.with_views(track.clips, before, made, drifts)
-    both, filmed = joined(capture, made), replace(track, clips={name: tracks[name] for name in track.clips})
-    times = _clip_times(capture, alignment)
-    model = loop.train(
-        both, tracks, with_made, rounds.times_with_views(times, made), config,
-        refine_poses=not track.given, rasterizer=rasterizer, seed=ctx.seed,
-        checkpoint=ctx.folder / "checkpoint.pt", publish=lambda model: None, report=ctx.report,
-        initial=initial, begin=config.take_up,
-    )  # fmt: skip
-    found = written_scene(model, capture, alignment, filmed, str(ctx.job.run_folder), frames.every)
-    after, drifts = gauge.settled(found, times, fixed(track))
-    after = with_confidence(after, capture, rasterizer)
-    (ctx.folder / "checkpoint.pt").unlink(missing_ok=True)
-    views = Views(capture, filmed.clips, config.levels[-1])
+    views = Views(capture, track.clips, config.levels[-1])
     psnr = [_filmed_psnr(scene, views, frames, rasterizer) for scene in (before, after)]
     better = psnr[1] >= psnr[0] - WORSE
     _draw_check(after, views, frames, rasterizer, ctx.folder / "check.png")
@@ -124,10 +109,43 @@ def run_round(
     ctx.report.emit("note", text=said + ("" if better else ": it is undone"), before=psnr[0], after=psnr[1],
                     kept=better, draws=draws)  # fmt: skip
     if better:
-        torch.save({**model.trained(), "drifts": drifts}, ctx.folder / STATE)
+        torch.save(state, ctx.folder / STATE)
     else:
         _keep_state(before, ctx.folder)
     return after if better else before
+
+
+def trained_on(
+    ctx: Context, config: TrainConfig, capture: Capture, alignment: Alignment, track: RootTrack, frames: FrameSet,
+    before: Scene4D, made: Capture,
+) -> tuple[Scene4D, dict[str, Any]]:  # fmt: skip
+    """The asset trained further with made-up views (there may be none), and the state of it that can be taken up.
+
+    Where cameras were found, only the surfels train: what training does to the motion there is shared between body and
+    camera in a way that no picture tells, and no made-up view either, since it is drawn in the frame of the asset.
+    """
+    capture = capture.toned({name: (a.gain, a.bias) for name, a in alignment.clips.items()})
+    rasterizer, initial, drifts = rasterizer_on(ctx.device), None, {}
+    if config.take_up > 0 and isinstance(before, Trained) and before.state is not None:
+        initial = torch.load(before.state, weights_only=True)
+        drifts = initial["drifts"]
+    surfels_alone = initial is not None and not track.given
+    tracks = rounds.with_views(track.clips, before, made, drifts)
+    times = _clip_times(capture, alignment)
+    model = loop.train(
+        joined(capture, made), tracks, rounds.frames_with_views(frames, made), rounds.times_with_views(times, made),
+        config, refine_poses=not track.given and not surfels_alone, rasterizer=rasterizer, seed=ctx.seed,
+        checkpoint=ctx.folder / "checkpoint.pt", publish=lambda model: None, report=ctx.report,
+        initial=initial, begin=config.take_up, hold_motion=surfels_alone,
+    )  # fmt: skip
+    (ctx.folder / "checkpoint.pt").unlink(missing_ok=True)
+    filmed = replace(track, clips={name: tracks[name] for name in track.clips})
+    after = written_scene(model, capture, alignment, filmed, str(ctx.job.run_folder), frames.every)
+    if surfels_alone:
+        after = replace(before, surfels=after.surfels)
+    else:
+        after, drifts = gauge.settled(after, times, fixed(track))
+    return with_confidence(after, capture, rasterizer), {**model.trained(), "drifts": drifts}
 
 
 def _keep_state(before: Scene4D, folder: Path) -> None:
@@ -268,5 +286,5 @@ STAGE = Stage(
 # A row of a round of regeneration: `train` and `regenerate` stand for the rows before it (fourdgen/pipeline.py).
 ROUND = Stage(
     name="retrain", needs=("ingest", "align", "root_pose", "sample", "train", "regenerate"), config=TrainConfig,
-    version=4, run=run_round, save=save, load=load, check=check, facts=facts,
+    version=5, run=run_round, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from fourdgen import config, pipeline
 from fourdgen.data.capture import Capture, Clip, joined, load_capture, write_picture
 from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, FrameSet, RootTrack
-from fourdgen.fit import loop, rounds, sampler
+from fourdgen.fit import gauge, loop, rounds, sampler
 from fourdgen.fit.loop import TrainConfig
 from fourdgen.fit.model import Model
 from fourdgen.fit.views import Views
@@ -28,6 +28,7 @@ from fourdgen.workspace import Context, Job
 from tests.toy import toy_scene
 
 TINY = TrainConfig(steps=(60,), levels=(64.0,), progress=(1.0,), growth=(1.0,), bones=4, max_surfels=300)
+LONGER = replace(TINY, steps=(200,), rebuild_at=())
 
 
 class Notes:
@@ -274,6 +275,51 @@ def test_a_round_takes_the_trained_model_up_where_it_was_left(filmed: Any, tmp_p
     steps = [event["step"] for event in notes.events if event["event"] == "step"]
     assert min(steps) > 30 and max(steps) == 60
     assert (tmp_path / "round" / "model.pt").is_file()  # for the next round
+
+
+def test_a_round_on_found_cameras_begins_where_the_asset_stands_and_holds_its_motion(
+    filmed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slow motion handed to the cameras (forty degrees here) is taken back for training, for filmed frames and for
+    made-up ones; afterwards the asset has its cameras and its motion, and other surfels."""
+    _, capture, alignment, track, frames = filmed
+    track = replace(track, given=False)
+    turns, shifts = torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.7, 0.0]]), torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 0.2]])
+    slow = gauge.Drift(0.0, float(frames.seconds[-1]), torch.tensor([0.1, 0.0, 0.2]).double(), turns.double(),
+                       shifts.double())  # fmt: skip
+    monkeypatch.setattr(gauge, "drift_of", lambda scene, clip: slow)
+    folder = tmp_path / "train"
+    first = train.run(context(folder), LONGER, capture, alignment, track, frames)
+    train.STAGE.save(first, folder)
+    before = train.STAGE.load(folder)
+    made = regenerate.run(
+        context(tmp_path / "views"), RegenerateConfig(generator=f"{__name__}:Mimic", views=2), capture, before
+    )
+    assert len(made.clips) == 2
+
+    errors: dict[bool, list[float]] = {True: [], False: []}
+    step_loss = loop._step_loss
+
+    def seen(model: Any, views: Any, tracks: Any, frames: FrameSet, row: int, *rest: Any) -> Any:
+        loss, error = step_loss(model, views, tracks, frames, row, *rest)
+        if sum(map(len, errors.values())) < 12:
+            errors[int(frames.clip[row]) == 0].append(float(error))
+        return loss, error
+
+    monkeypatch.setattr(loop, "_step_loss", seen)
+    notes = Notes()
+    after = train.run_round(context(tmp_path / "round", notes), LONGER, capture, alignment, track, frames, before, made)
+    said = next(event for event in notes.events if "before" in event)
+    psnr = {filmed: -10 * float(torch.tensor(found).mean().log10()) for filmed, found in errors.items()}
+    assert psnr[True] > said["before"] - 1 and psnr[False] > 25
+    assert said["kept"] and after is not before
+    assert torch.equal(after.clips["a"].cameras.cam_from_world, before.clips["a"].cameras.cam_from_world)
+    for seconds in (0.0, 0.4, 0.9):
+        assert torch.equal(after.motion.bones_at("a", seconds), before.motion.bones_at("a", seconds))
+    assert not torch.equal(after.surfels.sh, before.surfels.sh)
+    states = [torch.load(path / "model.pt", weights_only=True) for path in (folder, tmp_path / "round")]
+    assert torch.equal(states[0]["drifts"]["a"], states[1]["drifts"]["a"])
+    assert all(torch.equal(old, states[1]["motion"][name]) for name, old in states[0]["motion"].items())
 
 
 def test_schedules_are_taken_up_at_their_share() -> None:
