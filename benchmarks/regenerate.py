@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -193,7 +194,8 @@ def pipeline_artifact(request: pipeline.Request, name: str) -> Any:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """Mean held-out PSNR over the scenes for each seed, the gain of each kind, and its share of the gap."""
+    """For each seed: the gain of each kind in held-out PSNR, mean and scene by scene, with its share of the gap; what a
+    round costs the filmed frames; what `fill` is made of; how well confidence tells wrong pixels."""
     lines = []
     for seed in sorted({row["seed"] for row in rows}):
         mine = [row for row in rows if row["seed"] == seed]
@@ -205,9 +207,22 @@ def summary(rows: list[dict[str, Any]]) -> str:
         whole = sum(gains.get("gap", [0.0]))
         for kind, found in gains.items():
             share = f", {sum(found) / whole:.0%} of the gap" if whole > 0 and kind != "gap" else ""
-            each = ", ".join(f"{row['scene']} {gain:+.2f}" for row, gain in zip(mine, found, strict=True))
-            lines.append(f"seed {seed} {kind}: {sum(found) / len(found):+.2f} dB ({each}){share}")
+            lines.append(f"seed {seed} {kind}: {sum(found) / len(found):+.2f} dB ({each(mine, found, '+.2f')}){share}")
+            costs = [row[kind].get("filmed", math.nan) - row["before"].get("filmed", math.nan) for row in mine]
+            lines.append(f"  filmed frames {each(mine, costs, '+.2f')} dB")
+            if kind == "fill":
+                for said, key in (
+                    ("low-confidence pixels from filmed frames", "low_filled"),
+                    ("of the draws", "draws"),
+                ):
+                    lines.append(f"  {said}: {each(mine, [row[kind].get(key, math.nan) for row in mine], '.0%')}")
+        areas = [(row["before"].get("confidence") or {}).get("auc", math.nan) for row in mine]
+        lines.append(f"seed {seed} AUC of confidence before a round: {each(mine, areas, '.3f')}")
     return "\n".join(lines)
+
+
+def each(rows: list[dict[str, Any]], values: list[float], form: str) -> str:
+    return ", ".join(f"{row['scene']} {value:{form}}" for row, value in zip(rows, values, strict=True))
 
 
 def gap(base: Scene4D, run: Path, gen: Path, request: pipeline.Request) -> Scene4D:

@@ -175,7 +175,11 @@ def test_a_figure_of_regeneration_is_measured_once(tmp_path: Path, monkeypatch: 
 
 def test_gains_are_shares_of_the_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
-    row = {"scene": "fox", "seed": 0, "before": {"psnr": 20.0}, "gap": {"psnr": 24.0}, "fill": {"psnr": 21.0}}
+    before = {"psnr": 20.0, "filmed": 30.0, "confidence": {"auc": 0.9}}
+    fill = {"psnr": 21.0, "filmed": 29.95, "low_filled": 0.7, "draws": 0.12}
+    row = {"scene": "fox", "seed": 0, "before": before, "gap": {"psnr": 24.0}, "fill": fill}
     text = script("regenerate").summary([row])
     assert "seed 0 gap: +4.00 dB (fox +4.00)" in text
-    assert "seed 0 fill: +1.00 dB (fox +1.00), 25% of the gap" in text
+    assert "seed 0 fill: +1.00 dB (fox +1.00), 25% of the gap\n  filmed frames fox -0.05 dB" in text
+    assert "low-confidence pixels from filmed frames: fox 70%\n  of the draws: fox 12%" in text
+    assert text.endswith("AUC of confidence before a round: fox 0.900")
