@@ -3,9 +3,10 @@
     python benchmarks/quality.py --bench DIR --out DIR [--scenes fox,knight] [--tracks known,alone] [--seeds 0,1]
         [--pipeline fast] [--set train.normal=0] [--ablate train.normal --ablate sampling] [--record FILE] [--json]
 
-Tracks: `known` clips a + b with true cameras and alpha; `alone` the same with clip a only; `unknown` both videos and
-nothing else; `one` video a and nothing else; `between` video a, of which every fourth frame trains and the frame midway
-is scored (all frames may find the poses). Each `--ablate` adds a run of everything with one ingredient switched off.
+Tracks: `known` clips a + b with true cameras and alpha; `alone` the same with clip a only; `found` both videos with true
+cameras, masks are found; `unknown` both videos and nothing else; `one` video a and nothing else; `between` video a, of which every fourth frame trains and the frame midway
+is scored (all frames may find the poses). Each `--ablate` adds a run of everything with one ingredient switched off, or
+several that commas join.
 
 Finished runs of the same code and command are not run again, so an interrupted benchmark goes on where it was. Time is
 CPU-seconds of the whole reconstruction (poses included), not of the clock, so that a busy machine does not change it.
@@ -32,7 +33,7 @@ from fourdgen import pipeline
 from fourdgen.report import table
 
 SCENES = ("fox", "knight", "shiba", "varied/wolf", "varied/velociraptor", "varied/robot")
-TRACKS = ("known", "alone", "unknown", "one", "between")
+TRACKS = ("known", "alone", "found", "unknown", "one", "between")
 FULL = "-"  # the label of runs with nothing switched off
 NAMED = {"sampling": "sample.mode=uniform", "second-clip": ""}  # what off means where it is not 0; see ablation()
 # Heading, where the figure is in eval's result, format, and whether more is better.
@@ -78,8 +79,10 @@ class Run:
 def ablation(name: str) -> tuple[str, ...]:
     """The settings that switch an ingredient off: a short name, or a stage's setting, which becomes 0, false, "" or [].
 
-    Raises SystemExit for a name that is neither.
+    Several go together where commas join them. Raises SystemExit for a name that is neither.
     """
+    if "," in name:
+        return tuple(setting for part in name.split(",") for setting in ablation(part))
     if name in NAMED:
         return (NAMED[name],) if NAMED[name] else ()
     section, _, key = name.partition(".")
@@ -110,8 +113,9 @@ def inputs_of(run: Run, bench: Path) -> list[str]:
     if run.track in ("known", "alone"):
         clips = [folder / "rgba" / clip for clip in ("a" if alone else "ab")]
         return [*map(str, clips), "--cameras", str(folder / "transforms.json")]
-    clips = [folder / "clips" / f"{clip}.mp4" for clip in ("ab" if run.track == "unknown" else "a")]
-    return [*map(str, clips), *(("--set", "sample.every=4") if run.track == "between" else ())]
+    clips = [folder / "clips" / f"{clip}.mp4" for clip in ("ab" if run.track in ("found", "unknown") else "a")]
+    further = {"found": ("--cameras", str(folder / "transforms.json")), "between": ("--set", "sample.every=4")}
+    return [*map(str, clips), *further.get(run.track, ())]
 
 
 def code_digest() -> str:

@@ -38,6 +38,7 @@ def test_an_ingredient_is_switched_off_by_its_setting(quality: ModuleType) -> No
     assert quality.ablation("train.tree") == ("train.tree=false",)
     assert quality.ablation("train.rebuild_at") == ("train.rebuild_at=[]",)
     assert quality.ablation("sampling") == ("sample.mode=uniform",)
+    assert quality.ablation("train.needle,train.tree") == ("train.needle=0.0", "train.tree=false")
     for wrong in ("train.nromal", "normal", "train"):
         with pytest.raises(SystemExit, match=wrong):
             quality.ablation(wrong)
@@ -55,6 +56,7 @@ def test_tracks_see_what_they_may(quality: ModuleType) -> None:
     given = {track: " ".join(quality.inputs_of(quality.Run("fox", track, "-", 0), bench)) for track in quality.TRACKS}
     assert given["known"] == "/bench/fox/rgba/a /bench/fox/rgba/b --cameras /bench/fox/transforms.json"
     assert given["alone"] == "/bench/fox/rgba/a --cameras /bench/fox/transforms.json"
+    assert given["found"] == "/bench/fox/clips/a.mp4 /bench/fox/clips/b.mp4 --cameras /bench/fox/transforms.json"
     assert given["unknown"] == "/bench/fox/clips/a.mp4 /bench/fox/clips/b.mp4"
     assert given["one"] == "/bench/fox/clips/a.mp4"
     assert given["between"] == "/bench/fox/clips/a.mp4 --set sample.every=4"
