@@ -3,10 +3,10 @@
     python benchmarks/quality.py --bench DIR --out DIR [--scenes fox,knight] [--tracks known,alone] [--seeds 0,1]
         [--pipeline fast] [--set train.normal=0] [--ablate train.normal --ablate sampling] [--record FILE] [--json]
 
-Tracks: `known` clips a + b with true cameras and alpha; `alone` the same with clip a only; `found` both videos with true
-cameras, masks are found; `unknown` both videos and nothing else; `one` video a and nothing else; `between` video a, of which every fourth frame trains and the frame midway
-is scored (all frames may find the poses). Each `--ablate` adds a run of everything with one ingredient switched off, or
-several that commas join.
+Tracks: `known` clips a + b with true cameras and alpha; `alone` the same with clip a only; `found` both videos with
+true cameras, masks are found; `unknown` both videos and nothing else; `one` video a and nothing else; `between` video
+a, of which every fourth frame trains and the frame midway is scored (all frames may find the poses). Each `--ablate`
+adds a run of everything with one ingredient switched off, or several that commas join.
 
 Finished runs of the same code and command are not run again, so an interrupted benchmark goes on where it was. Time is
 CPU-seconds of the whole reconstruction (poses included), not of the clock, so that a busy machine does not change it.
