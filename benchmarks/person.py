@@ -58,7 +58,9 @@ def judge(asset: Path, bench: Path, sheet: Path) -> dict[str, float]:
     clip = scene.clips[scene.reference]
     entries = read_camera_entries(bench / "person" / "transforms.json")
     shown = {int(i) for i in np.linspace(0, len(clip.seconds) - 1, SHOWN).round()}
-    found, rows, first = {}, [], {}
+    found: dict[str, float] = {}
+    first: dict[str, CameraEntry] = {}
+    rows = []
     for name in ("cam01", "cam03"):
         video, paths = files_of(bench, f"person/{name}")
         filmed = [frame.picture[..., :3] for frame in read_video(video)]
