@@ -52,6 +52,7 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], str, int], ...] = (
     ("flicker", ("flicker",), "{:.1f}", -1),
     ("pose", ("pose", "median"), "{:.1f}", -1),
     ("between", ("interpolation", "psnr"), "{:.2f}", 1),
+    ("nearest", ("interpolation", "nearest_psnr"), "{:.2f}", 1),
     ("CPU s", ("cpu_seconds",), "{:.0f}", -1),
 )
 
@@ -299,7 +300,8 @@ def main() -> None:
     if given.record is not None:
         entries = json.loads(given.record.read_text()) if given.record.is_file() else []
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        entries.append({"date": stamp, "code": code, "command": sys.argv[1:], "rows": rows, "noise": spread})
+        asked = {key: getattr(given, key) for key in ("pipeline", "tracks", "scenes", "seeds", "set", "ablate")}
+        entries.append({"date": stamp, "code": code, "asked": asked, "rows": rows, "noise": spread})
         given.record.write_text(json.dumps(entries, indent=1) + "\n")
     sys.exit(1 if failures else 0)
 

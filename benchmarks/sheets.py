@@ -4,7 +4,9 @@
 
 One row for each of four instants. In the tracks picture points of the true surface are followed from the clip's first
 frame: a line from where each should be to where its surfel has carried it, green where it is right, red where the
-error is half of the motion or more. Prints PSNR of the worst pictures.
+error is half of the motion or more. Prints PSNR of the worst pictures, beside it that of the filmed frame of the same
+instant (bad there, too: the motion was not found; good there: it is wrong in depth), and which part of the track error
+lies along the lines of sight, and what is left without the shift that the whole body has in common.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import torch
 import fourdgen
 from fourdgen.evaluate.mesh import Mesh, face_normals, rasterize, read_mesh
 from fourdgen.evaluate.tracks import carried_points, outside
-from fourdgen.evaluate.truth import View, read_truth
+from fourdgen.evaluate.truth import Truth, View, read_truth
 from fourdgen.fit import metrics
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3
@@ -81,6 +83,38 @@ def tracks(scene: Scene4D, mesh: Mesh, view: View, root_from_truth: Sim3, camera
     return image / 255
 
 
+def as_filmed(scene: Scene4D, truth: Truth, view: View) -> float | None:
+    """PSNR of the filmed frame of a held-out view's instant, in whole; None where there is none with alpha."""
+    for entry in truth.inputs:
+        if (entry.clip, entry.frame) == (view.clip, view.entry.frame):
+            picture = truth.picture(entry)
+            out = fourdgen.draw(scene.at(view.clip, view.seconds), camera_of(scene, entry), background=WHITE)
+            return None if picture is None else float(metrics.psnr(out.rgb[0].permute(2, 0, 1).clamp(0, 1), picture))
+    return None
+
+
+def track_parts(scene: Scene4D, mesh: Mesh, clip: str, truth: Truth) -> tuple[float, float, float]:
+    """Mean track error from three starts over mean true motion: all, its part along the filming camera's lines of
+    sight, and what is left without the mean shift of each instant."""
+    eyes = {
+        e.frame or 0: torch.linalg.inv(e.cam_from_input.double())[:3, 3].numpy() for e in truth.inputs if e.clip == clip
+    }
+    frames = sorted(eyes)[::4]
+    sums = np.zeros(4)
+    for start in frames[:: max(1, len(frames) // 3)][:3]:
+        points = outside(mesh, [start])
+        begin, others = points.at(mesh, start), [frame for frame in frames if frame != start]
+        assert scene.world_from_input is not None
+        carried = carried_points(scene, clip, [start, *others], begin, scene.world_from_input)[1:]
+        for frame, found in zip(others, carried, strict=True):
+            true = points.at(mesh, frame)
+            error, ray = found - true, true - eyes[frame]
+            along = (error * ray).sum(1) / np.linalg.norm(ray, axis=1)
+            parts = (error, along[:, None], error - error.mean(0), true - begin)
+            sums += [np.linalg.norm(part, axis=1).mean() for part in parts]
+    return float(sums[0] / sums[3]), float(sums[1] / sums[3]), float(sums[2] / sums[3])
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -117,7 +151,7 @@ def main() -> None:
         true = Cameras(view.entry.cam_from_input[None].float(), view.entry.K.float()[None], view.entry.size)
         ours = camera_of(scene, view.entry)
         drawn = fourdgen.draw(scene.at(view.clip, view.seconds), ours, background=WHITE).rgb[0]
-        cells = [view.rgb.permute(1, 2, 0), drawn.clamp(0, 1)]
+        cells: list[torch.Tensor | np.ndarray] = [view.rgb.permute(1, 2, 0), drawn.clamp(0, 1)]
         if mesh is not None:
             cells += [true_normals(mesh, view, true), drawn_normals(scene, view, ours)]
             cells.append(tracks(scene, mesh, view, scene.world_from_input, true))
@@ -129,8 +163,14 @@ def main() -> None:
         error = (drawn - view.rgb).abs().mean(0, keepdim=True).expand(3, -1, -1) * 3
         parts = [picture(p.permute(1, 2, 0)[subject_of(view)]) for p in (view.rgb, drawn, 1 - error)]
         columns.append(np.concatenate(parts))
-        print(f"{psnr:.2f} dB  {view.entry.file_path}  clip {view.clip} frame {view.entry.frame}")
+        filmed = as_filmed(scene, truth, view)
+        beside = "" if filmed is None else f"  as filmed {filmed:.1f} dB"
+        print(f"{psnr:.2f} dB  {view.entry.file_path}  clip {view.clip} frame {view.entry.frame}{beside}")
     cv2.imwrite(str(given.out / f"{name}_worst.png"), np.concatenate(columns, 1)[..., ::-1])
+    mesh = read_mesh(truth.folder, scored[0][1].clip)
+    if mesh is not None:
+        whole, along, left = track_parts(scene, mesh, scored[0][1].clip, truth)
+        print(f"tracks {whole:.0%} wrong, {along:.0%} along the lines of sight, {left:.0%} without the common shift")
     print(given.out / f"{name}.png", given.out / f"{name}_worst.png")
 
 
