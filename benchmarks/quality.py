@@ -43,6 +43,7 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], str, int], ...] = (
     ("LPIPS", ("lpips",), "{:.3f}", -1),
     ("IoU", ("iou",), "{:.3f}", 1),
     ("box", ("box_psnr",), "{:.2f}", 1),
+    ("instant", ("instant_psnr",), "{:.2f}", 1),
     ("strict", ("strict_psnr",), "{:.2f}", 1),
     ("Chamfer %", ("chamfer",), "{:.1f}", -1),
     ("normals", ("normal_deg",), "{:.0f}", -1),

@@ -13,7 +13,7 @@ import torch
 from fourdgen.data.cameras_io import read_camera_entries
 from fourdgen.evaluate import evaluate, table
 from fourdgen.geometry.camera import Cameras
-from fourdgen.geometry.transforms import Sim3, quat_to_matrix, so3_exp
+from fourdgen.geometry.transforms import Sim3, dual_quat, dual_quat_right, quat_from_matrix, quat_to_matrix, so3_exp
 from fourdgen.playback import RenderRequest, render
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
@@ -34,6 +34,8 @@ KEYS = {
         "interpolation",
         "pose",
         "focal_error",
+        "instant_psnr",
+        "instant_turn",
     ),
     *("seconds", "peak_mb"),
 }
@@ -81,6 +83,7 @@ def test_known_cameras_are_scored_as_they_are(tmp_path: Path, truth: Path) -> No
     off = Sim3(1.0, so3_exp(torch.tensor([0.0, 0.0, 0.1]).double()), torch.zeros(3).double())
     wrong = scored(tmp_path, replace(toy_scene(), world_from_input=off.compose(WORLD)), truth)
     assert wrong["psnr"] == wrong["strict_psnr"] < 25  # known cameras are never registered
+    assert wrong["instant_psnr"] is None
 
 
 def test_a_misplaced_scene_is_recovered_by_registration(tmp_path: Path, truth: Path) -> None:
@@ -97,6 +100,24 @@ def test_registration_cannot_bend_single_views(tmp_path: Path, truth: Path) -> N
     result = scored(tmp_path, replace(scene, motion=replace(scene.motion, dual_quats=still)), truth)
     assert result["psnr"] < 30
     assert result["psnr"] >= result["strict_psnr"] - 1e-6
+    assert result["instant_psnr"] < 32  # nor can seven numbers of an instant lift an arm
+
+
+def test_a_body_that_swings_with_its_cameras_scores_high_instant_by_instant(tmp_path: Path, truth: Path) -> None:
+    """The held-out views see the right shape, turned: as where cameras were found that swing with the body."""
+    scene = toy_scene()
+    clip, motion = scene.clips["a"], scene.motion
+    swing = 0.2 * torch.cos(2 * torch.pi * motion.seconds["a"].double() / float(clip.seconds[-1]))
+    turns = so3_exp(swing[:, None] * torch.tensor([0.0, 1.0, 0.0]).double())
+    after = dual_quat(quat_from_matrix(turns), torch.zeros(len(swing), 3).double())
+    bones = (dual_quat_right(motion.dual_quats["a"].double()) @ after[:, None, :, None])[..., 0].float()
+    swung = replace(scene, motion=replace(motion, dual_quats={**motion.dual_quats, "a": bones}))
+
+    result = scored(tmp_path, swung, truth)
+    assert result["psnr"] < 27
+    assert result["instant_psnr"] > result["psnr"] + 6
+    assert 4 < result["instant_turn"] < 11.5  # the median of a swing by 11.5 degrees, but for what registering took
+    assert "each instant" in table(result)
 
 
 def test_saved_cameras_draw_the_scored_pictures(tmp_path: Path, truth: Path) -> None:

@@ -14,13 +14,13 @@ from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
 from fourdgen.evaluate import confidence, surface
 from fourdgen.evaluate.in_time import flicker, interpolation
 from fourdgen.evaluate.mesh import read_mesh
-from fourdgen.evaluate.register import register
+from fourdgen.evaluate.register import register, register_instants
 from fourdgen.evaluate.tracks import track_error
 from fourdgen.evaluate.truth import Truth, View, matched, read_truth
 from fourdgen.fit import lpips as perceptual
 from fourdgen.fit import metrics
 from fourdgen.geometry.fit import rotation_errors, similarity_between
-from fourdgen.geometry.transforms import Sim3
+from fourdgen.geometry.transforms import Sim3, rotation_angle_degrees
 from fourdgen.render import Rasterizer, RenderOut, draw
 from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError, Reporter, Silent
@@ -56,13 +56,14 @@ def evaluate(
     strict, registered = _mappings(scene, truth, found, rasterizer, report, notes)
     result: dict[str, Any] = dict.fromkeys(PICTURES)
     if registered is not None:
-        result |= _picture_scores(scene, truth.views, registered, rasterizer, judge)
+        result |= _picture_scores(scene, truth.views, [registered] * len(truth.views), rasterizer, judge)
     result |= dict.fromkeys(f"strict_{key}" for key in PICTURES)
     if strict is not None:
         same = strict is registered
         scores = {key: result[key] for key in PICTURES}
-        scores = scores if same else _picture_scores(scene, truth.views, strict, rasterizer, judge)
+        scores = scores if same else _picture_scores(scene, truth.views, [strict] * len(truth.views), rasterizer, judge)
         result |= {f"strict_{key}": value for key, value in scores.items()}
+    result |= _instant_scores(scene, truth.views, registered, rasterizer, judge, report)
     result |= _surface_scores(scene, truth, registered, rasterizer)
     result |= {"flicker": None}
     if registered is not None:
@@ -134,12 +135,16 @@ def _shown(scene: Scene4D, view: View, root_from_truth: Sim3, rasterizer: Raster
 
 @torch.no_grad()
 def _picture_scores(
-    scene: Scene4D, views: list[View], root_from_truth: Sim3, rasterizer: Rasterizer, judge: perceptual.Lpips | None
+    scene: Scene4D,
+    views: list[View],
+    root_from_truth: list[Sim3],
+    rasterizer: Rasterizer,
+    judge: perceptual.Lpips | None,
 ) -> dict[str, float | None]:
-    """Means over the held-out views, on white."""
+    """Means over the held-out views, on white. `root_from_truth`: one a view."""
     rows: dict[str, list[float]] = {key: [] for key in PICTURES}
-    for view in views:
-        drawn = _draw(scene, view, root_from_truth, rasterizer)
+    for view, mapping in zip(views, root_from_truth, strict=True):
+        drawn = _draw(scene, view, mapping, rasterizer)
         rows["psnr"].append(float(metrics.psnr(drawn.rgb, view.rgb)))
         rows["ssim"].append(float(metrics.ssim(drawn.rgb[None], view.rgb[None])[0]))
         if judge is not None and min(view.entry.size) >= perceptual.LEAST_SIDE:
@@ -150,6 +155,26 @@ def _picture_scores(
         if box is not None:
             rows["box_psnr"].append(float(metrics.psnr(drawn.rgb[:, box[0], box[1]], view.rgb[:, box[0], box[1]])))
     return {key: sum(values) / len(values) if values else None for key, values in rows.items()}
+
+
+def _instant_scores(
+    scene: Scene4D,
+    views: list[View],
+    registered: Sim3 | None,
+    rasterizer: Rasterizer,
+    judge: perceptual.Lpips | None,
+    report: Reporter,
+) -> dict[str, float | None]:
+    """Scores with every instant registered for itself, where cameras were found: how good shape and motion are when
+    it does not count how motion was shared between camera and body. `instant_turn`: by how many degrees the instants
+    turn against `registered`, the median."""
+    result: dict[str, float | None] = dict.fromkeys([*(f"instant_{key}" for key in PICTURES), "instant_turn"])
+    if registered is None or scene.world_from_input is not None:
+        return result
+    each = register_instants(scene, views, registered, rasterizer, report)
+    scores = _picture_scores(scene, views, each, rasterizer, judge)
+    turns = rotation_angle_degrees(registered.rotation[None], torch.stack([one.rotation for one in each]))
+    return {**{f"instant_{key}": value for key, value in scores.items()}, "instant_turn": float(turns.median())}
 
 
 def _surface_scores(
@@ -223,7 +248,9 @@ def table(result: Mapping[str, Any]) -> str:
     def row(label: str, prefix: str) -> tuple[str, ...]:
         return (label, *(_cell(result[prefix + key], form) for key, form in zip(PICTURES, formats)))
 
-    rows = [row("known cameras", "")] if known else [row("registered", ""), row("strict", "strict_")]
+    rows = [row("known cameras", "")] if known else [
+        row("registered", ""), row("each instant", "instant_"), row("strict", "strict_"),
+    ]  # fmt: skip
     track, pose = result["track"], result["pose"] or {}
     distance, angle = _cell(result["chamfer"], "{:.1f} %"), _cell(result["normal_deg"], "{:.1f}")
     near, whole = (_cell(result[f"chamfer_{part}"], "{:.1f}") for part in ("accuracy", "completeness"))
@@ -247,6 +274,8 @@ def table(result: Mapping[str, Any]) -> str:
         shares = ", ".join(f"{_cell(pose.get(f'lt{d}'), '{:.0%}')} below {d}" for d in (6, 8, 10))
         middle, worst = _cell(pose.get("median"), "{:.1f}"), _cell(pose.get("max"), "{:.1f}")
         more.append(("poses", f"median {middle} degrees, {shares}, worst {worst}"))
+        turned = _cell(result["instant_turn"], "{:.1f}")
+        more.append(("body", f"turns by {turned} degrees against the true one, the median of the instants"))
         more.append(("focal length", f"{_cell(result['focal_error'], '{:.1%}')} off"))
     found, base = _cell(result["confidence_auc"], "{:.3f}"), _cell(result["confidence_base"], "{:.0%}")
     claimed = _cell(result["confidence_claimed"], "{:.0%}")

@@ -1,4 +1,4 @@
-"""Registration: one similarity for all held-out views and times, refined on their pictures."""
+"""Registration: one similarity for all held-out views and times, or one for each time, refined on their pictures."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Level:
 
 
 LEVELS = (Level(32, 80, 0.02), Level(64, 80, 0.01), Level(128, 60, 0.004), Level(256, 40, 0.0015))
+INSTANT = (Level(64, 40, 0.02), Level(128, 30, 0.005))
 BATCH = 12  # pictures a step
 CHECKED = 64  # pictures by which candidates are compared
 
@@ -86,6 +87,25 @@ def register(
         settled = torch.stack(tail).mean(0)  # batches differ; their mean is nearer to what fits all
         candidates.append(corrected(begin, settled, center, radius))
     return _best(scene, views, candidates, levels[-1].side, rasterizer)
+
+
+def register_instants(
+    scene: Scene4D, views: list[View], start: Sim3, rasterizer: Rasterizer, report: Reporter = Silent()
+) -> list[Sim3]:
+    """`root_from_truth` of each view, from the views of its own instant alone.
+
+    Pictures do not tell a camera that swings from a body that swings. Where cameras were found, an asset whose shape is
+    right at every instant may therefore turn to and fro in the world, and one similarity for all times counts that as
+    an error of the shape. No instant comes out worse than with `start`.
+    """
+    together = defaultdict(list)
+    for view in views:
+        together[view.clip, view.seconds].append(view)
+    found = {}
+    for done, (instant, some) in enumerate(together.items(), 1):
+        found[instant] = register(scene, some, start, rasterizer, levels=INSTANT)
+        report.emit("step", stage="register instants", step=done, total=len(together))
+    return [found[view.clip, view.seconds] for view in views]
 
 
 def corrected(begin: Sim3, correction: Float[Tensor, "7"], center: Float[Tensor, "3"], radius: float) -> Sim3:
