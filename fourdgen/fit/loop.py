@@ -54,7 +54,7 @@ class TrainConfig:
     pose_turning: float = 5.0  # weight of the acceleration of refined cameras' turns, radians per squared frame
     pose_travel: float = 300.0  # the same of their translations, root units: what bobs is the body
     pose_prior: float = 0.01  # weight of the size of root-pose corrections at the start, falling to a tenth
-    take_up: float = 0.5  # progress at which a round of regeneration goes on from the asset; 0: training starts anew
+    take_up: float = 0.62  # progress at which a round of regeneration goes on from the asset; 0: training starts anew
     rebuild_at: tuple[float, ...] = (0.10, 0.17, 0.24)  # progress at which shape and bones are rebuilt
     tree: bool = True  # whether rebuilt bones hang together in a kinematic tree
     smoothness: float = 7.5  # weight of the acceleration of bones, radians and root units per (1/24 s)^2
@@ -138,8 +138,8 @@ def train(
     """Fit surfels, motion and (optionally) root poses. Goes on from `checkpoint` if it exists, and keeps it up to date.
 
     `publish(model)` is called with each checkpoint, so that a usable asset exists early. With `initial`, the state of a
-    trained model (`Model.trained`), training takes it up where all schedules stand at `begin`, 0..1; its motion is then
-    not trained where `hold_motion` says so.
+    trained model (`Model.trained`), training takes it up where all schedules stand at `begin`, 0..1, with the surfels
+    that there are: none are born or dropped. The motion is then not trained where `hold_motion` says so.
     """
     generator = torch.Generator().manual_seed(seed)
     total = sum(config.steps)
@@ -180,7 +180,7 @@ def train(
         model.optimizer.zero_grad()
         progress.step += 1
 
-        if progress.step % config.densify_every == 0 and done < 0.75:
+        if initial is None and progress.step % config.densify_every == 0 and done < 0.75:
             growth.update(model, round(most * config.growth[level]), generator)
         psnr = -10 * float(torch.log10(error.clamp_min(1e-8)))
         seen_psnr = psnr if seen_psnr == 0 else 0.98 * seen_psnr + 0.02 * psnr

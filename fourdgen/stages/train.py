@@ -286,5 +286,5 @@ STAGE = Stage(
 # A row of a round of regeneration: `train` and `regenerate` stand for the rows before it (fourdgen/pipeline.py).
 ROUND = Stage(
     name="retrain", needs=("ingest", "align", "root_pose", "sample", "train", "regenerate"), config=TrainConfig,
-    version=5, run=run_round, save=save, load=load, check=check, facts=facts,
+    version=6, run=run_round, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip

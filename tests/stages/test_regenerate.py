@@ -28,7 +28,7 @@ from fourdgen.workspace import Context, Job
 from tests.toy import toy_scene
 
 TINY = TrainConfig(steps=(60,), levels=(64.0,), progress=(1.0,), growth=(1.0,), bones=4, max_surfels=300)
-LONGER = replace(TINY, steps=(200,), rebuild_at=())
+LONGER = replace(TINY, steps=(200,), rebuild_at=(), densify_every=20)
 
 
 class Notes:
@@ -307,6 +307,7 @@ def test_a_round_on_found_cameras_begins_where_the_asset_stands_and_holds_its_mo
         return loss, error
 
     monkeypatch.setattr(loop, "_step_loss", seen)
+    monkeypatch.setattr(loop.Growth, "update", lambda *_: pytest.fail("a round has the surfels of the asset"))
     notes = Notes()
     after = train.run_round(context(tmp_path / "round", notes), LONGER, capture, alignment, track, frames, before, made)
     said = next(event for event in notes.events if "before" in event)
