@@ -302,7 +302,8 @@ def main() -> None:
         entries = json.loads(given.record.read_text()) if given.record.is_file() else []
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         asked = {key: getattr(given, key) for key in ("pipeline", "tracks", "scenes", "seeds", "set", "ablate")}
-        entries.append({"date": stamp, "code": code, "asked": asked, "rows": rows, "noise": spread})
+        kept = {row: {head: round(value, 4) for head, value in cells.items()} for row, cells in rows.items()}
+        entries.append({"date": stamp, "code": code, "asked": asked, "rows": kept, "noise": spread})
         given.record.write_text(json.dumps(entries, indent=1) + "\n")
     sys.exit(1 if failures else 0)
 
