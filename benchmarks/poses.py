@@ -43,7 +43,8 @@ from fourdgen.evaluate.tracks import carried_points, outside
 from fourdgen.geometry.fit import rotation_errors, similarity_between
 from fourdgen.geometry.transforms import nearest_rotation
 from fourdgen.poses.accept import DISTINCT, judge, path_difference, verdict
-from fourdgen.poses.search import Candidate, ClipSolution, SearchSettings, solve_clip
+from fourdgen.poses.candidates import Candidate, SearchSettings
+from fourdgen.poses.search import ClipSolution, solve_clip
 from fourdgen.poses.turn import Turn, turn_from_flow
 from fourdgen.report import Silent
 from fourdgen.scene import files

@@ -18,6 +18,8 @@ from fourdgen.poses.turn import Turn
 # A geometric series: 1.6 times apart, a start is at most 1.27 times off, which the fit and the line search mend.
 SWEEPS = (34.0, 55.0, 88.0, 140.0, 222.0, 345.0)
 ELEVATIONS = (0.0, 22.0)
+PEAKS = (0.5, 0.75)  # shares of a clip after which a view that turns back turns
+BACK_SWEEPS = (88.0, 140.0, 222.0)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,20 @@ def orbit_starts(
             if flow is not None:
                 forward = 1 if sign == "auto" or signs[0] * float(flow[-1]) >= 0 else -1
                 starts.append(Start(f"flow {degrees:.0f} at {elevation:.0f}", forward * degrees * flow, elevation))
+    return starts
+
+
+def returning_starts(frames: Tensor, sign: str, elevations: tuple[float, ...]) -> list[Start]:
+    """Starts of a view that turns, turns back at some time and goes on at the same speed."""
+    time = (frames - frames[0]).float() / max(1, int(frames[-1] - frames[0]))
+    starts = []
+    for elevation in elevations:
+        for degrees in BACK_SWEEPS:
+            for peak in PEAKS:
+                there = (peak - (time - peak).abs()) / peak
+                for s in {"cw": (1,), "ccw": (-1,)}.get(sign, (1, -1)):
+                    name = f"back {s * degrees:+.0f} at {elevation:.0f} after {peak:.0%}"
+                    starts.append(Start(name, s * degrees * there, elevation))
     return starts
 
 

@@ -12,25 +12,12 @@ from torch import Tensor
 
 from fourdgen.geometry.transforms import so3_exp
 from fourdgen.poses.accept import DISTINCT, Verdict, flow_agreement, judge, path_difference
+from fourdgen.poses.again import look_again
+from fourdgen.poses.candidates import BODY, NODES, WAVES, Candidate, SearchSettings, distinct, first_fit, steps_of
 from fourdgen.poses.compare import Fit, Nodes, Pace, cosines
 from fourdgen.poses.hypotheses import azimuths, orbit_starts, stretched, tidied
 from fourdgen.poses.pictures import Pictures, cut, spread
 from fourdgen.poses.turn import Turn, turn_from_flow
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How one clip is searched. Step counts are multiplied by `effort`."""
-
-    focal: float = 1.2  # in longer sides of the picture
-    turn: str = "auto"  # auto, cw, ccw, none
-    sweep: float | None = None  # degrees, if known
-    frames: int = 48  # at most so many, evenly spread
-    side: int = 48  # of the windows, pixels
-    surfels: int = 1000
-    effort: float = 1.0
-    seed: int = 0
-
 
 # steps with poses held, steps with poses free, hypotheses that survive. The surfels must settle before the poses move:
 # a hull fresh from the knife looks wrong everywhere, and poses that are free run away from it (15 degrees, not 4).
@@ -38,28 +25,19 @@ ROUNDS = ((15, 15, 10), (40, 40, 4))
 PROBE = (60, 60)
 TRIAL = (30, 20, 30)  # a move: poses held, free, and free for longer if it is one of the two that promise most
 FINAL = (100, 100, 200, 150)  # poses held, body bends, poses bend as a curve, every frame for itself
-NODES, WAVES = 20, 10  # body motion in the final fit, so that a leap or a swing is not read as a turn of the camera
-BODY = Pace(turn=0.006, bend=0.004, stiff=0.1, smooth=30.0, level=0.2)  # cameras move smoothly and hardly roll
 # Line search: how many candidates, by what share the sweep is changed, by how many degrees the elevation.
 MOVES = ((3, 0.2, 12.0), (2, 0.14, 9.0), (2, 0.08, 6.0))
 RISES = 3  # cosines of time by which the elevation is moved, the constant among them
 FINALISTS = 3
+LATE = 1.03  # a path of the second look, which has had no line search, has to fit better by so much
 FLOW_DOUBT = 0.12  # a path against the flow has to fit better by so much
 EVEN = 1.03  # times the loss of the best path that an orbit near an even one may have and still be believed
 HOPELESS = 1.4  # times the best loss: such a candidate stays as a rival, but nobody spends a line search on it
+FIRST_LOOK = 70  # percent of the work, where a second look is needed
 STILL = "still"
 # A turning view has to fit better than a still one by the first factor if the flow turns the same way in at least so
 # large a share of the clear frames, else by the last.
 STILL_GAIN, STILL_FLOW, SURE_GAIN = 1.05, 0.65, 1.5
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A camera path under examination, with the fit that it had last."""
-
-    name: str
-    fit: Fit
-    loss: float
 
 
 @dataclass(frozen=True)
@@ -102,16 +80,33 @@ def solve_clip(
     candidates = _race(pictures, turn, settings, step, watch)
     moved = _line_search(candidates, pictures, settings, step)
     watch("moved", moved)
-    finalists = _with_rival(_distinct(moved, 10.0), FINALISTS)
-    finalists = sorted(
-        (_refine(c, pictures, settings) for c in finalists), key=lambda c: c.loss * _doubt(c, pictures, turn)
-    )
-    # A body that turns to and fro looks like a view that turns unevenly: the even one has the benefit of the doubt.
-    even = _refine(finalists[0], pictures, settings, around=1)
-    if even.loss < EVEN * finalists[0].loss:
-        finalists[0] = even
+    finalists = _refined(_with_rival(distinct(moved, 10.0), FINALISTS), [], pictures, turn, settings)
+    solution = _chosen(finalists, still, pictures, turn)
+    if not solution.verdict.accepted:
+        again = look_again(pictures, turn, settings, lambda done, total: step(FIRST_LOOK + 25 * done // total, 100))
+        finalists = _refined(again, finalists, pictures, turn, settings)
+        solution = _chosen(finalists, still, pictures, turn)
     watch("refined", finalists)
     step(100, 100)
+    return solution
+
+
+def _refined(
+    candidates: list[Candidate], others: list[Candidate], pictures: Pictures, turn: Turn, settings: SearchSettings
+) -> list[Candidate]:
+    """The candidates after their last fit, among `others` that have had theirs, best first."""
+    new = [_refine(candidate, pictures, settings) for candidate in candidates]
+    refined = sorted([*others, *new], key=lambda c: c.loss * _doubt(c, pictures, turn))
+    if others:
+        best = min(new, key=lambda c: c.loss * _doubt(c, pictures, turn))
+        if best.loss * _doubt(best, pictures, turn) * LATE > others[0].loss * _doubt(others[0], pictures, turn):
+            return [others[0], *(c for c in refined if c is not others[0])]
+    # A body that turns to and fro looks like a view that turns unevenly: the even one has the benefit of the doubt.
+    even = _refine(refined[0], pictures, settings, around=1)
+    return [even, *refined[1:]] if even.loss < EVEN * refined[0].loss else refined
+
+
+def _chosen(finalists: list[Candidate], still: Candidate, pictures: Pictures, turn: Turn) -> ClipSolution:
     best = finalists[0]
     if not _turns(best, still, pictures, turn):
         return _solution(still, pictures, turn, finalists, still.loss)
@@ -131,27 +126,14 @@ def _turns(best: Candidate, still: Candidate, pictures: Pictures, turn: Turn) ->
     return gain > (STILL_GAIN if agrees else SURE_GAIN)
 
 
-def _steps(count: int, settings: SearchSettings) -> int:
-    return max(3, round(count * settings.effort))
-
-
-def _fit(
-    pictures: Pictures, start: Tensor, settings: SearchSettings, place: Tensor | None, seed: int, held: int
-) -> Fit:
-    """A fresh model for these poses, settled before any of them moves."""
-    fit = Fit(pictures, start, torch.tensor([settings.focal]), settings.surfels, settings.seed + seed, place=place)
-    fit.run(_steps(held, settings), Pace(turn=0.0, smooth=0.0), decay=False)
-    return fit
-
-
 def _probe(
     pictures: Pictures, start: Tensor, place: Tensor | None, settings: SearchSettings, held: int, free: int, waves: int,
     seed: int = 0,
 ) -> Fit:  # fmt: skip
     """Fresh model, then poses free to bend as a whole, in `waves` cosines."""
-    fit = _fit(pictures, start, settings, place, seed, held)
+    fit = first_fit(pictures, start, settings, place, seed, held)
     fit.use_basis(cosines(pictures.frame.float(), min(waves, len(pictures))))
-    fit.run(_steps(free, settings), Pace(turn=0.006))
+    fit.run(steps_of(free, settings), Pace(turn=0.006))
     return fit
 
 
@@ -169,11 +151,11 @@ def _race(
         for i, (name, rotation, place) in enumerate(paths):
             fit = _probe(pictures, rotation, place, settings, held, free, 5, seed=number)
             alive.append(Candidate(name, fit, fit.score()))
-            step(round(25 * (number + (i + 1) / len(paths))), 100)
+            step(round(FIRST_LOOK / 4 * (number + (i + 1) / len(paths))), 100)
         alive.sort(key=lambda c: c.loss)
         watch(f"round {number}", alive)
         if number:
-            alive = _distinct(alive, 8.0)
+            alive = distinct(alive, 8.0)
         alive = _with_rival(alive, keep)
         paths = [(c.name, c.fit.rotations().detach(), c.fit.place.detach()) for c in alive]
     return alive
@@ -193,16 +175,6 @@ def _with_rival(candidates: list[Candidate], keep: int) -> list[Candidate]:
     return kept
 
 
-def _distinct(candidates: list[Candidate], degrees: float) -> list[Candidate]:
-    """Best first, without those that came to the same path as a better one."""
-    kept: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: c.loss):
-        rotation = candidate.fit.rotations().detach()
-        if all(path_difference(rotation, other.fit.rotations().detach()) > degrees for other in kept):
-            kept.append(candidate)
-    return kept
-
-
 def _moved(candidate: Candidate, share: float, tilt: float, pictures: Pictures, settings: SearchSettings) -> Candidate:
     """The best of the moves that a fit by gradient makes too slowly (a wider or narrower sweep; a view that is higher
     or lower all the time, at first and then not, or in the middle) and of no move; each with a fresh model."""
@@ -217,7 +189,7 @@ def _moved(candidate: Candidate, share: float, tilt: float, pictures: Pictures, 
     tried = [_probe(pictures, path, place, settings, held, free, 7) for path in paths]
     promising = sorted(tried, key=lambda fit: fit.score())[:2]
     for fit in promising:
-        fit.run(_steps(longer, settings), Pace(turn=0.006))
+        fit.run(steps_of(longer, settings), Pace(turn=0.006))
     return min((Candidate(candidate.name, fit, fit.score()) for fit in promising), key=lambda c: c.loss)
 
 
@@ -228,11 +200,11 @@ def _line_search(
     hopeful = [c for c in candidates if c.loss <= HOPELESS * candidates[0].loss]
     rest = [c for c in candidates if c.loss > HOPELESS * candidates[0].loss]
     for number, (most, share, tilt) in enumerate(MOVES):
-        hopeful = _distinct(hopeful, 4.0)
+        hopeful = distinct(hopeful, 4.0)
         tried = []
         for i, candidate in enumerate(hopeful[:most]):
             tried.append(_moved(candidate, share, tilt, pictures, settings))
-            step(50 + 35 * number // len(MOVES) + 12 * (i + 1) // most, 100)
+            step(FIRST_LOOK * (50 + 35 * number // len(MOVES) + 12 * (i + 1) // most) // 100, 100)
         hopeful = sorted(tried, key=lambda c: c.loss) + hopeful[most:]
     if rest:  # rivals must have had as many steps as the others
         rest = [_probed(c.name, c.fit.rotations().detach(), c.fit.place.detach(), pictures, settings) for c in rest]
@@ -257,13 +229,13 @@ def with_body(
 ) -> Fit:
     """A fresh model, then a body that moves, then poses that bend as a curve, then every frame for itself."""
     held, bent, curve, free = FINAL
-    fit = _fit(pictures, start, settings, place, 7, held)
+    fit = first_fit(pictures, start, settings, place, 7, held)
     fit.nodes = Nodes(fit, NODES, WAVES)
-    fit.run(_steps(bent, settings), replace(BODY, turn=0.0, smooth=0.0), decay=False)
+    fit.run(steps_of(bent, settings), replace(BODY, turn=0.0, smooth=0.0), decay=False)
     fit.use_basis(cosines(pictures.frame.float(), min(7, len(pictures))))
-    fit.run(_steps(curve, settings), BODY)
+    fit.run(steps_of(curve, settings), BODY)
     fit.use_basis(torch.eye(len(pictures)))
-    fit.run(_steps(free, settings), replace(BODY, turn=0.004))
+    fit.run(steps_of(free, settings), replace(BODY, turn=0.004))
     return fit
 
 
@@ -271,11 +243,11 @@ def _still(pictures: Pictures, settings: SearchSettings) -> Candidate:
     """The model of a view that never turns, with as many steps as a turning one gets in the end. Its body may not turn
     as a whole either: that would be a turning view under another name."""
     held, bent, curve, free = FINAL
-    fit = _fit(pictures, torch.eye(3).repeat(len(pictures), 1, 1), settings, None, 0, held)
+    fit = first_fit(pictures, torch.eye(3).repeat(len(pictures), 1, 1), settings, None, 0, held)
     fit.nodes = Nodes(fit, NODES, WAVES, turning=False)
     pace = replace(BODY, turn=0.0, smooth=0.0)
-    fit.run(_steps(bent, settings), pace, decay=False)
-    fit.run(_steps(curve + free, settings), pace)
+    fit.run(steps_of(bent, settings), pace, decay=False)
+    fit.run(steps_of(curve + free, settings), pace)
     return Candidate(STILL, fit, fit.score())
 
 

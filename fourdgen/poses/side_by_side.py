@@ -16,8 +16,9 @@ import torch
 
 from fourdgen import native
 from fourdgen.data.capture import Capture, stack
+from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.pictures import mask_boxes
-from fourdgen.poses.search import ClipSolution, SearchSettings, solve_clip
+from fourdgen.poses.search import ClipSolution, solve_clip
 from fourdgen.report import FourdgenError, Reporter
 
 

@@ -22,11 +22,12 @@ from fourdgen.data.records import Alignment, ClipAlignment
 from fourdgen.data.sources import clip_names
 from fourdgen.geometry.camera import Cameras
 from fourdgen.poses import check, given, store, timing, tracks
+from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.compare import Fit, Pace
 from fourdgen.poses.hypotheses import azimuths
 from fourdgen.poses.pictures import Pictures, cut, mask_boxes, spread
 from fourdgen.poses.register import Solved, register
-from fourdgen.poses.search import ClipSolution, SearchSettings
+from fourdgen.poses.search import ClipSolution
 from fourdgen.poses.side_by_side import solve_clips
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
@@ -325,6 +326,6 @@ def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="align", needs=("ingest",), config=AlignConfig, version=2, run=run,
+    name="align", needs=("ingest",), config=AlignConfig, version=3, run=run,
     save=store.save_alignment, load=store.load_alignment, facts=facts, check=check_reference,
 )  # fmt: skip

@@ -12,12 +12,13 @@ import torch
 from fourdgen.geometry.camera import look_at, orbit_eyes
 from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
 from fourdgen.poses.accept import global_turn, judge
+from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.compare import Fit, Nodes, Pace, facing, hats
 from fourdgen.poses.hypotheses import azimuths, tidied
 from fourdgen.poses.level import tilt
 from fourdgen.poses.pictures import cut
 from fourdgen.poses.register import Solved, register
-from fourdgen.poses.search import SearchSettings, solve_clip, with_body
+from fourdgen.poses.search import solve_clip, with_body
 from fourdgen.poses.tracks import places_of
 from fourdgen.poses.turn import turn_from_flow
 from tests.poses.subject import film, orbit
