@@ -3,7 +3,8 @@
     python benchmarks/person.py --bench DIR [--out DIR] [--found] [-- further words for reconstruct]
 
 First cam01 trains alone, with its true camera, and the silhouette is held against cam03's masks (the cameras are
-synchronised; the masks are good to a few pixels); then both train and both outlines are compared. The masks are given,
+synchronised; the masks are good to a few pixels). How far away he is one still camera cannot tell, so the distance, one
+number, is the one that suits cam03 best. Then both train and both outlines are compared. The masks are given,
 or found (--found). --out gets one sheet for each: six instants; filmed and drawn in cam01, filmed and drawn in cam03,
 then from both sides of the line between the cameras. Finished reconstructions are not run again.
 """
@@ -27,11 +28,12 @@ from fourdgen.data.cameras_io import CameraEntry, read_camera_entries
 from fourdgen.data.video import read_video
 from fourdgen.fit import metrics
 from fourdgen.geometry.camera import Cameras, look_at
-from fourdgen.geometry.transforms import rigid_inverse
+from fourdgen.geometry.transforms import Sim3, rigid_inverse
 from fourdgen.scene.entries import camera_of, seconds_of
 from fourdgen.scene.scene4d import Scene4D
 
-TRAINED = {"cam01 alone": ("cam01",), "both cameras": ("cam01", "cam03")}
+CAMERAS = ("cam01", "cam03")
+TRAINED = {"cam01 alone": ("cam01",), "both cameras": CAMERAS}
 SHOWN = 6
 WHITE = torch.ones(3)
 
@@ -51,35 +53,52 @@ def cell(picture: np.ndarray | Tensor) -> np.ndarray:
     return cv2.resize((np.asarray(picture).clip(0, 1) * 255).astype(np.uint8), (135, 240), interpolation=cv2.INTER_AREA)
 
 
+def outline_iou(scene: Scene4D, entry: CameraEntry, mask: np.ndarray, mapping: Sim3 | None = None) -> float:
+    state = scene.at(scene.reference, seconds_of(scene.clips[scene.reference], entry.frame or 0))
+    out = fourdgen.draw(state, camera_of(scene, entry, mapping), WHITE)
+    return float(metrics.iou(out.alpha > 0.5, torch.from_numpy(mask > 127)[None])[0])
+
+
+def farther(scene: Scene4D, entry: CameraEntry, factor: float) -> Sim3:
+    """The scene's mapping with the subject `factor` times as far from a camera, and as much larger."""
+    assert scene.world_from_input is not None
+    eye = torch.linalg.inv(entry.cam_from_input.double())[:3, 3]
+    nearer = Sim3(1 / factor, torch.eye(3, dtype=torch.float64), (1 - 1 / factor) * eye)
+    return scene.world_from_input.compose(nearer)
+
+
 @torch.no_grad()
 def judge(asset: Path, bench: Path, sheet: Path) -> dict[str, float]:
     """Mean IoU of the outline in each camera; draws the sheet."""
     scene = fourdgen.load(asset)
-    clip = scene.clips[scene.reference]
     entries = read_camera_entries(bench / "person" / "transforms.json")
-    shown = {int(i) for i in np.linspace(0, len(clip.seconds) - 1, SHOWN).round()}
-    found: dict[str, float] = {}
-    first: dict[str, CameraEntry] = {}
-    rows = []
-    for name in ("cam01", "cam03"):
+    seen: dict[str, list[tuple[CameraEntry, np.ndarray, np.ndarray]]] = {}
+    for name in CAMERAS:
         video, paths = files_of(bench, f"person/{name}")
         filmed = [frame.picture[..., :3] for frame in read_video(video)]
-        scores, cells = [], []
-        for entry in sorted((e for e in entries if e.clip == name), key=lambda e: e.frame or 0):
-            first.setdefault(name, entry)
-            frame = entry.frame or 0
-            out = fourdgen.draw(scene.at(scene.reference, seconds_of(clip, frame)), camera_of(scene, entry), WHITE)
-            mask = truth(paths[frame], entry.size) > 127
-            scores.append(float(metrics.iou(out.alpha > 0.5, torch.from_numpy(mask)[None])[0]))
-            if frame in shown:
-                cells.append((np.where(mask[..., None], filmed[frame] / 255, 1), out.rgb[0]))
-        found[name] = float(np.mean(scores))
-        rows += [[cell(pair[i]) for pair in cells] for i in (0, 1)]
-    for camera in aside(scene, first["cam01"], first["cam03"]):
-        states = [scene.at(scene.reference, seconds_of(clip, frame)) for frame in sorted(shown)]
-        rows.append([cell(fourdgen.draw(state, camera, WHITE).rgb[0]) for state in states])
+        mine = sorted((e for e in entries if e.clip == name), key=lambda e: e.frame or 0)
+        seen[name] = [(e, truth(paths[e.frame or 0], e.size), filmed[e.frame or 0]) for e in mine]
+    shown = np.linspace(0, len(seen[CAMERAS[0]]) - 1, SHOWN).round().astype(int).tolist()
+    mapping, found = scene.world_from_input, {}
+    if len(scene.clips) == 1:
+        sample = [seen[CAMERAS[1]][i] for i in shown]
+        tried = [farther(scene, seen[CAMERAS[0]][0][0], 2**power) for power in np.linspace(-1.5, 1.5, 31).tolist()]
+        mapping = max(tried, key=lambda m: sum(outline_iou(scene, entry, mask, m) for entry, mask, _ in sample))
+    rows = []
+    for name, views in seen.items():
+        found[name] = float(np.mean([outline_iou(scene, entry, mask, mapping) for entry, mask, _ in views]))
+        rows.append([cell(np.where(views[i][1][..., None] > 127, views[i][2] / 255, 1)) for i in shown])
+        rows.append([cell(pictured(scene, i, camera_of(scene, views[i][0], mapping))) for i in shown])
+    for camera in aside(scene, seen[CAMERAS[0]][0][0], seen[CAMERAS[1]][0][0]):
+        rows.append([cell(pictured(scene, i, camera)) for i in shown])
     cv2.imwrite(str(sheet), np.concatenate([np.concatenate(row, 1) for row in rows])[..., ::-1])
     return found
+
+
+def pictured(scene: Scene4D, frame: int, camera: Cameras) -> Tensor:
+    return fourdgen.draw(scene.at(scene.reference, seconds_of(scene.clips[scene.reference], frame)), camera, WHITE).rgb[
+        0
+    ]
 
 
 def main() -> None:

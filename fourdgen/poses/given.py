@@ -64,16 +64,17 @@ def _farthest(mask: UInt8[np.ndarray, "h w"], center: Tensor, pose: Tensor, K: T
 
 
 def _meeting_point(eye: Float[Tensor, "n 3"], direction: Float[Tensor, "n 3"]) -> Float[Tensor, "3"]:
-    """The point nearest to all rays."""
+    """The point nearest to all rays; where they tell none, one ahead of the cameras (see `subject_ball`)."""
     across = torch.eye(3, dtype=eye.dtype) - direction[:, :, None] * direction[:, None, :]
     system = across.mean(0)
     point = torch.linalg.lstsq(system, (across @ eye[..., None]).mean(0)[:, 0]).solution
     spread = torch.linalg.eigvalsh(system)
     baseline = float((eye - eye.mean(0)).norm(dim=-1).max())
     in_front = ((point - eye) * direction).sum(-1) > 0
-    if float(spread[0]) < 1e-3 or float(in_front.double().mean()) < 0.8:
+    still = baseline <= 1e-6 * max(1.0, float(eye.abs().max()))  # then all rays meet in the camera
+    if still or float(spread[0]) < 1e-3 or float(in_front.double().mean()) < 0.8:
         ahead = torch.nn.functional.normalize(direction.mean(0), dim=0)
-        return eye.mean(0) + ahead * (3 * baseline if baseline > 1e-6 else 3.0)
+        return eye.mean(0) + ahead * (3.0 if still else 3 * baseline)
     return point
 
 

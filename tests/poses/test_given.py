@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,11 +54,17 @@ def test_a_world_that_is_not_z_up_takes_its_up_from_the_cameras() -> None:
     assert float(downwards[:, 1].min()) > 0.8
 
 
-def test_one_still_camera_puts_the_subject_in_front_of_it() -> None:
-    cameras = orbit(torch.zeros(3))
-    _, mask = film(cameras)
-    center, radius = given.subject_ball(cameras.cam_from_world, cameras.K, list(mask))
-    pixel, depth = cameras.project(center[None])
-    assert bool((depth > 0).all())
-    assert torch.allclose(pixel[:, 0], torch.tensor([48.0, 48.0]), atol=8)
-    assert radius > 0
+@pytest.mark.parametrize("step", [0, 4])
+def test_one_still_camera_puts_the_subject_in_front_of_it(step: int) -> None:
+    """One that walks through the picture, too, whose rays all meet in the camera: in any world, as rounding has it."""
+    filming = orbit(torch.zeros(9))
+    _, mask = film(filming)
+    walked = [np.roll(one, (i - 4) * step, 1) for i, one in enumerate(mask)]
+    for place in torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64):
+        turned = Sim3(1.0, so3_exp(0.2 * place.float()).double(), 2 * place)
+        cameras = Cameras(turned.move_cameras(filming.cam_from_world), filming.K, filming.size)
+        center, radius = given.subject_ball(cameras.cam_from_world, cameras.K, walked)
+        pixel, depth = cameras.project(center[None])
+        assert torch.allclose(depth, torch.tensor(3.0), atol=0.5)
+        assert torch.allclose(pixel[:, 0], torch.tensor([48.0, 48.0]), atol=8)
+        assert radius > 0.1
