@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fourdgen.geometry.transforms import Sim3
+from fourdgen.geometry.transforms import Sim3, rotation_angle_degrees
+
+STILL = 0.5  # degrees: a view that turns by less stands still
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,15 @@ class ClipTrack:
     K: Float[Tensor, "t 3 3"]
     confidence: Float[Tensor, "t"]
     given: bool = False  # by the user: never corrected
+
+    @property
+    def still(self) -> bool:
+        return stands_still(self.cam_from_root[:, :3, :3])
+
+
+def stands_still(cam_from_root: Float[Tensor, "t 3 3"]) -> bool:
+    """Whether these rotations differ by so little that the view counts as standing still."""
+    return float(rotation_angle_degrees(cam_from_root[:1], cam_from_root).max()) < STILL
 
 
 @dataclass(frozen=True)

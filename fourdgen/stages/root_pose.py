@@ -11,17 +11,14 @@ from torch import Tensor
 
 from fourdgen import native
 from fourdgen.data.capture import Capture, stack
-from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, RootTrack
+from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, RootTrack, stands_still
 from fourdgen.geometry.fit import similarity_between
-from fourdgen.geometry.transforms import rotation_angle_degrees
 from fourdgen.poses import check, store, tracks
 from fourdgen.poses.accept import OVERLAP, outlines_doubt, overlap, without_outlines
 from fourdgen.poses.compare import Fit
 from fourdgen.poses.joint import JointSettings, normalised, refine_together
 from fourdgen.poses.pictures import Pictures, cut, join
 from fourdgen.workspace import Context, Job, Stage
-
-STILL = 0.5  # degrees: a clip whose views differ by less is still
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,8 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     settings = _settings(ctx, config)
     pictures = join(parts)
     start = Fit(pictures, torch.cat(rotation), torch.tensor(focal), 0, 0, model={}, place=torch.cat(place))
-    still = frozenset(i for i in range(len(names)) if _is_still(start, i))
+    rotations = start.rotations().detach()
+    still = frozenset(i for i in range(len(names)) if stands_still(rotations[pictures.clip == i]))
     fit = refine_together(
         pictures, torch.cat(rotation), torch.cat(place), torch.tensor(focal), settings, still,
         lambda step: ctx.report.emit("step", stage="root_pose", step=step, total=settings.total),
@@ -127,11 +125,6 @@ def _settings(ctx: Context, config: RootPoseConfig) -> JointSettings:
         plain, **steps, surfels=config.surfels, batch=config.batch, seed=ctx.seed,
         focal_rate=plain.focal_rate if config.focal else 0.0,
     )  # fmt: skip
-
-
-def _is_still(fit: Fit, clip: int) -> bool:
-    rotation = fit.rotations().detach()[fit.pictures.clip == clip]
-    return float(rotation_angle_degrees(rotation[:1], rotation).max()) < STILL
 
 
 def _fov(focal: float) -> float:

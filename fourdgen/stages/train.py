@@ -22,7 +22,6 @@ from fourdgen.fit.loop import TrainConfig
 from fourdgen.fit.model import Model
 from fourdgen.fit.views import View, Views
 from fourdgen.geometry.camera import Cameras
-from fourdgen.geometry.transforms import rotation_angle_degrees
 from fourdgen.render import Rasterizer, draw
 from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError
@@ -35,7 +34,6 @@ from fourdgen.workspace import Context, Job, Stage
 SCENE = "scene.ply"
 STATE = "model.pt"  # what a round of regeneration takes up: the network of the motion is not in scene.ply
 CHECK_FRAMES = 8
-STILL = 0.5  # degrees: a clip whose cameras turn by less stands still
 WORSE = 0.1  # dB on the filmed frames: a round that costs more is undone
 
 
@@ -173,9 +171,7 @@ def _filmed_psnr(
 
 def fixed(track: RootTrack) -> list[str]:
     """Clips whose cameras are not to be moved: given ones, and those that stand still."""
-    turned = {name: rotation_angle_degrees(t.cam_from_root[:1, :3, :3], t.cam_from_root[:, :3, :3]).max()
-              for name, t in track.clips.items()}  # fmt: skip
-    return [name for name, t in track.clips.items() if t.given or float(turned[name]) < STILL]
+    return [name for name, clip in track.clips.items() if clip.given or clip.still]
 
 
 def _clip_times(capture: Capture, alignment: Alignment) -> dict[str, ClipTime]:
