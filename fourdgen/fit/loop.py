@@ -42,6 +42,7 @@ class TrainConfig:
     surfels_per_pixel: float = 1.4  # number of surfels per covered pixel when max_surfels is 0
     bones: int = 25  # Gaussian bones
     bone_extent: float = 0.6  # extent of a bone, in distances to its neighbours
+    runs: int = 1  # trainings with seeds of their own; the one that fits the filmed frames best is kept
     motion: bool = True  # false: one rigid asset for all times, such as a statue
     ssim: float = 0.2  # share of D-SSIM in the colour loss, the rest is L1
     mask: float = 0.5  # weight of the silhouette loss

@@ -256,6 +256,23 @@ def test_a_capture_joined_of_two_folders_reads_from_both(filmed: Any, tmp_path: 
         joined(both, load_capture(tmp_path))
 
 
+def test_of_several_runs_the_one_that_fits_the_frames_best_is_kept(filmed: Any, tmp_path: Path) -> None:
+    _, capture, alignment, track, frames = filmed
+    notes = Notes()
+    both = train.run(context(tmp_path / "both", notes), replace(TINY, runs=2), capture, alignment, track, frames)
+    said = next(event for event in notes.events if event["event"] == "note" and "kept" in event)
+    assert said["psnr"][said["kept"]] == max(said["psnr"])
+    alone = [
+        train.run(replace(context(tmp_path / str(seed)), seed=seed), TINY, capture, alignment, track, frames)
+        for seed in (0, 1)
+    ]
+    assert torch.equal(both.surfels.means, alone[said["kept"]].surfels.means)
+    assert not torch.equal(alone[0].surfels.means, alone[1].surfels.means)
+    assert not list((tmp_path / "both").glob("checkpoint*"))
+    with pytest.raises(FourdgenError, match=r"train.runs: 0 runs"):
+        train.check(None, TrainConfig(runs=0))  # type: ignore[arg-type]
+
+
 def test_a_round_takes_the_trained_model_up_where_it_was_left(filmed: Any, tmp_path: Path) -> None:
     """With half of the schedule gone, half of the steps are made, and the asset starts as it was."""
     _, capture, alignment, track, frames = filmed
