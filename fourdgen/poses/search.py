@@ -29,7 +29,6 @@ FINAL = (100, 100, 200, 150)  # poses held, body bends, poses bend as a curve, e
 MOVES = ((3, 0.2, 12.0), (2, 0.14, 9.0), (2, 0.08, 6.0))
 RISES = 3  # cosines of time by which the elevation is moved, the constant among them
 FINALISTS = 3
-LATE = 1.03  # a path of the second look, which has had no line search, has to fit better by so much
 FLOW_DOUBT = 0.12  # a path against the flow has to fit better by so much
 EVEN = 1.03  # times the loss of the best path that an orbit near an even one may have and still be believed
 HOPELESS = 1.4  # times the best loss: such a candidate stays as a rival, but nobody spends a line search on it
@@ -95,12 +94,10 @@ def _refined(
     candidates: list[Candidate], others: list[Candidate], pictures: Pictures, turn: Turn, settings: SearchSettings
 ) -> list[Candidate]:
     """The candidates after their last fit, among `others` that have had theirs, best first."""
-    new = [_refine(candidate, pictures, settings) for candidate in candidates]
-    refined = sorted([*others, *new], key=lambda c: c.loss * _doubt(c, pictures, turn))
-    if others:
-        best = min(new, key=lambda c: c.loss * _doubt(c, pictures, turn))
-        if best.loss * _doubt(best, pictures, turn) * LATE > others[0].loss * _doubt(others[0], pictures, turn):
-            return [others[0], *(c for c in refined if c is not others[0])]
+    refined = [*others, *(_refine(candidate, pictures, settings) for candidate in candidates)]
+    refined.sort(key=lambda c: c.loss * _doubt(c, pictures, turn))
+    if others and refined[0] is others[0]:
+        return refined
     # A body that turns to and fro looks like a view that turns unevenly: the even one has the benefit of the doubt.
     even = _refine(refined[0], pictures, settings, around=1)
     return [even, *refined[1:]] if even.loss < EVEN * refined[0].loss else refined
