@@ -69,6 +69,17 @@ def test_its_cameras_give_the_same_paths_again(asset: Path, tmp_path: Path) -> N
     assert torch.allclose(again.cameras.cam_from_world, first.cameras.cam_from_world, atol=1e-4)
 
 
+def test_many_cameras_at_one_moment_are_a_path_too(asset: Path, tmp_path: Path) -> None:
+    """A moment seen from all around: no time goes by from picture to picture."""
+    regenerate(asset, RegenerateRequest(tmp_path / "first", views=1, settings=("every=4",)))
+    told = json.loads((tmp_path / "first" / "cameras.json").read_text())
+    for entry in told["frames"]:
+        entry["frame"] = told["frames"][0]["frame"]
+    (tmp_path / "moment.json").write_text(json.dumps(told))
+    regenerate(asset, RegenerateRequest(tmp_path / "out", cameras=tmp_path / "moment.json"))
+    assert (tmp_path / "out" / "a-view1.mp4").is_file()
+
+
 def test_what_it_refuses_before_any_work(asset: Path, tmp_path: Path) -> None:
     with pytest.raises(FourdgenError, match="is a file"):
         resolve(RegenerateRequest(asset))

@@ -136,7 +136,8 @@ def regenerate(
 def write_films(folder: Path, guide: Guide, made: Generated) -> None:
     """Guide, mask and result of a view, as fast as the clip's time goes by."""
     gaps = guide.seconds[1:] - guide.seconds[:-1]
-    fps = min(240.0, max(1.0, round(1 / float(gaps.median()), 3))) if len(gaps) else 24.0
+    gap = float(gaps.median()) if len(gaps) else 0.0  # 0 where many cameras look at one moment
+    fps = min(240.0, max(1.0, round(1 / gap, 3))) if gap > 0 else 24.0
     free = (guide.confidence <= GUIDING).float()[..., None].expand(-1, -1, -1, 3)
     films = {"_guide": guide.rgb, "_mask": free, "": torch.nan_to_num(made.rgb)}
     for ending, pictures in films.items():

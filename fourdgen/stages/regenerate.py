@@ -1,6 +1,7 @@
 """Stage regenerate: new views of the asset, made by a generator, judged, and handed to a further round of training.
 
-A recipe that names `regenerate` gets two rows for each round: regenerate-N (this file) and train-N (stages/retrain).
+A recipe that names `regenerate` gets two rows for each round: regenerate-N (this file) and train-N (`ROUND` in
+stages/train).
 """
 
 from __future__ import annotations
@@ -117,8 +118,7 @@ def made_once(ctx: Context, guide: Guide, footage: Footage, generator: Generator
     """What the generator makes of a guide, kept in the working folder so that a killed run need not make it again."""
     kept = ctx.folder / "made" / f"{guide.name}.pt"
     if not kept.is_file():
-        made = generator.generate(guide, footage, ctx.report)
-        check_made(guide, made)
+        made = _made_by(generator, guide, footage, ctx)
         kept.parent.mkdir(exist_ok=True)
         partial = kept.with_suffix(".partial")
         torch.save({k: v for k in ("rgb", "alpha", "filmed") if (v := getattr(made, k)) is not None}, partial)
@@ -126,13 +126,40 @@ def made_once(ctx: Context, guide: Guide, footage: Footage, generator: Generator
     return Generated(**torch.load(kept, weights_only=True))
 
 
-def check_made(guide: Guide, made: Generated) -> None:
-    """Raises FourdgenError where a generator's video has another shape than its guide."""
-    if made.rgb.shape != guide.rgb.shape:
+def _made_by(generator: Generator, guide: Guide, footage: Footage, ctx: Context) -> Generated:
+    """What a generator makes, checked. One of another package may fail in ways of its own (a service that does not
+    answer): that is not a mistake in fourdgen."""
+    try:
+        made = generator.generate(guide, footage, ctx.report)
+    except FourdgenError:
+        raise
+    except Exception as error:
+        kind = type(generator)
+        if kind.__module__.startswith("fourdgen."):
+            raise
         raise FourdgenError(
-            f"the generator made {tuple(made.rgb.shape)} of a guide of {tuple(guide.rgb.shape)}",
-            "a generator keeps frames, height and width",
-        )
+            f"the generator {kind.__name__} failed on {guide.name}: {type(error).__name__}: {error}",
+            "mend it and run the same command again: views that are finished stay",
+        ) from error
+    check_made(guide, made)
+    return made
+
+
+def check_made(guide: Guide, made: object) -> None:
+    """Raises FourdgenError where a generator's result is not a `Generated` of its guide's shape, colours 0..1."""
+    hint = "a generator returns Generated(rgb, alpha, filmed), floats 0..1 of as many frames, rows and columns"
+    if not isinstance(made, Generated):
+        raise FourdgenError(f"the generator returned {type(made).__name__} for {guide.name}", hint)
+    wanted = {"rgb": guide.rgb.shape, "alpha": guide.alpha.shape, "filmed": guide.alpha.shape}
+    for name, shape in wanted.items():
+        value = getattr(made, name)
+        if value is None and name != "rgb":
+            continue
+        if not isinstance(value, torch.Tensor) or value.shape != shape or not value.is_floating_point():
+            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise FourdgenError(
+                f"the generator made {name} {got} of a guide of {tuple(guide.rgb.shape)}, {guide.name}", hint
+            )
 
 
 def say(ctx: Context, guide: Guide, verdict: Verdict) -> None:

@@ -61,6 +61,21 @@ class Upside:
         return Generated(guide.rgb.flip(1), guide.alpha.flip(1))
 
 
+class Faulty:
+    """A generator of somebody else, with one fault or another."""
+
+    fault = ""
+
+    def generate(self, guide: Guide, footage: Footage, report: Reporter) -> Generated:
+        if Faulty.fault == "raises":
+            raise ConnectionError("no answer from 10.0.0.1")
+        if Faulty.fault == "bytes":
+            return Generated((guide.rgb * 255).byte())
+        if Faulty.fault == "alpha":
+            return Generated(guide.rgb, guide.alpha[:, 1:])
+        return None  # type: ignore[return-value]
+
+
 @pytest.fixture(scope="module")
 def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scene4D, Capture, Alignment, RootTrack, FrameSet]:
     """Clip a of the toy scene, and everything that the stages before training say about it."""
@@ -116,6 +131,24 @@ def test_a_finished_view_is_not_made_again(filmed: Any, tmp_path: Path) -> None:
     before = Mimic.made
     views_of(filmed, tmp_path)
     assert Mimic.made == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("raises", "Faulty failed on a-view1: ConnectionError: no answer"),
+        ("none", "returned NoneType"),
+        ("bytes", "made rgb torch.uint8"),
+        ("alpha", "made alpha torch.float32"),
+    ],
+)
+def test_a_faulty_generator_is_named_and_leaves_nothing_behind(
+    fault: str, said: str, filmed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Faulty, "fault", fault)
+    with pytest.raises(FourdgenError, match=said):
+        views_of(filmed, tmp_path, generator=f"{__name__}:Faulty")
+    assert not list(tmp_path.glob("made/*.pt"))  # else a mended generator would not be asked again
 
 
 def test_refused_views_are_left_out_with_their_reason(filmed: Any, tmp_path: Path) -> None:
