@@ -247,7 +247,8 @@ def with_rounds(chosen: list[Stage], configs: Mapping[str, Any]) -> tuple[list[S
                 needs = tuple(latest.get(need, need) for need in row.needs)
                 rows.append(replace(row, name=name, needs=needs))
                 latest |= {"regenerate": views}
-            settled |= {views: settings, again: settled["train"]}
+            # What a round makes does not depend on how many follow: more of them redo none.
+            settled |= {views: replace(settings, rounds=number), again: settled["train"]}
             latest["train"] = again
     return rows, settled
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ def request_key(request: Request, job: Job) -> str | None:
     try:
         name = request.pipeline
         recipes = [asdict(config.load_recipe(one)) for one in ([name] if name else ["fast", "quality"])]
+        if _leans_on_others(request, recipes):
+            return None
         parts = {
             "request": {key: value for key, value in asdict(request).items() if key not in _NO_MATTER},
             "recipes": recipes,
@@ -44,6 +46,13 @@ def request_key(request: Request, job: Job) -> str | None:
     except (OSError, FourdgenError):
         return None
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _leans_on_others(request: Request, recipes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a generator, a model or a cameras file is named that lies elsewhere: only the plan looks into these."""
+    named = {f"regenerate.{key}" for recipe in recipes for key in recipe["settings"].get("regenerate", {})}
+    named |= {text.partition("=")[0].strip() for text in request.settings}
+    return bool(named & {"regenerate.generator", "regenerate.model", "regenerate.cameras"})
 
 
 def finished(job: Job, key: str | None) -> Mapping[str, float] | None:

@@ -80,6 +80,27 @@ def test_many_cameras_at_one_moment_are_a_path_too(asset: Path, tmp_path: Path) 
     assert (tmp_path / "out" / "a-view1.mp4").is_file()
 
 
+def test_a_stopped_call_goes_on_but_not_with_what_other_code_has_made(
+    asset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+from fourdgen.generate import Generated
+class Mine:
+    def generate(self, guide, footage, report):
+        if guide.name.endswith("2"):
+            raise OSError("no answer")
+        return Generated(guide.rgb, guide.alpha)
+"""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    request = RegenerateRequest(tmp_path / "out", views=2, generator="of_somebody:Mine", settings=("every=6",))
+    for text in (code, code, code + "# mended\n"):
+        (tmp_path / "of_somebody.py").write_text(text)
+        with pytest.raises(FourdgenError, match="no answer"):
+            regenerate(asset, request)
+    made = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out").glob(".work-*/made/a-view1.pt"))
+    assert len(made) == 2  # of three calls
+
+
 def test_what_it_refuses_before_any_work(asset: Path, tmp_path: Path) -> None:
     with pytest.raises(FourdgenError, match="is a file"):
         resolve(RegenerateRequest(asset))

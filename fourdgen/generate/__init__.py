@@ -6,14 +6,18 @@ A generator is anything with one method, `generate(guide, footage, report) -> Ge
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from jaxtyping import Float
 from torch import Tensor
 
+from fourdgen import workspace
 from fourdgen.data.capture import Capture
 from fourdgen.geometry.camera import Cameras
 from fourdgen.report import FourdgenError, Reporter
@@ -96,3 +100,16 @@ def make_generator(name: str, options: Mapping[str, Any]) -> Generator:
         raise FourdgenError(f"the generator {name} has no method generate(guide, footage, report)", hint)
     generator: Generator = made
     return generator
+
+
+def code_of(name: str) -> str:
+    """SHA-256 of the source that "module:Class" is made of: the module's file, or all Python files of its package."""
+    spec = importlib.util.find_spec(name.partition(":")[0].partition(".")[0])
+    digest = hashlib.sha256()
+    if spec is not None:
+        folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+        files = [path for folder in folders for path in sorted(folder.rglob("*.py"))] or [Path(spec.origin or "")]
+        for path in files:
+            if path.is_file():
+                digest.update(path.name.encode() + b"\0" + workspace.hash_path(path).encode())
+    return digest.hexdigest()

@@ -89,7 +89,7 @@ def judge(guide: Guide, made: Generated, filtering: bool = True, bounds: Bounds 
     overall = _over_subject(local, guide.alpha, alpha)
     reasons = []
     for t in range(len(guide)):
-        if not torch.isfinite(made.rgb[t]).all():
+        if not bool(torch.isfinite(made.rgb[t]).all() & torch.isfinite(alpha[t]).all()):
             reasons.append("not a picture")
         elif float(iou[t]) < bounds.iou:
             reasons.append(f"silhouette overlap {float(iou[t]):.2f} where the asset is confident")
@@ -107,7 +107,7 @@ def judge(guide: Guide, made: Generated, filtering: bool = True, bounds: Bounds 
     weight = (0.5 + 0.5 * (1 - guide.confidence)) * local
     if made.filmed is not None:
         weight = weight * made.filmed
-    return Verdict(alpha, local, weight, kept, iou, tuple(reasons), reason)
+    return Verdict(torch.nan_to_num(alpha), local, weight, kept, iou, tuple(reasons), reason)
 
 
 def silhouettes(rgb: Float[Tensor, "t h w 3"]) -> Float[Tensor, "t h w"]:
@@ -151,12 +151,13 @@ def _wide(values: Float[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:
 
 
 def _around(change: Float[Tensor, "t h w c"]) -> Float[Tensor, "t h w c"]:
-    """Median over the frames around each (not itself), held at the ends."""
+    """Median over the frames around each (not itself), held at the ends. What is not a number is passed over; where
+    nothing is left to compare with, the frame itself."""
     count = len(change)
     if count < 3:
         return change
     out = torch.empty_like(change)
     for t in range(count):
         near = [i for i in range(max(0, t - AROUND), min(count, t + AROUND + 1)) if i != t]
-        out[t] = change[near].median(0).values
-    return out
+        out[t] = change[near].nanmedian(0).values
+    return torch.where(out.isnan(), change, out)

@@ -8,7 +8,7 @@ classical inpainting (docs/method.md 11.4).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -42,50 +42,71 @@ DOUBT = 0.15  # confidence below which paint is better than what the asset shows
 
 
 @dataclass(frozen=True)
+class _Tools:
+    """What is looked into for every view of one asset."""
+
+    footage: Footage
+    side: int  # of the filmed frames as they are looked into, pixels
+    rasterizer: Rasterizer
+    filmed: _FilmedViews
+    mirror: Mirror | None
+    painter: Painter
+
+
+@dataclass(frozen=True)
 class Fill:
     """Settings of the generator `fill`."""
 
     sources: int = 16  # filmed frames, evenly over all, that are looked into for each new frame
     mirror: bool = True  # borrow from the other side where the subject is plainly symmetric
     device: str = "cpu"
+    _tools: list[_Tools] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def generate(self, guide: Guide, footage: Footage, report: Reporter) -> Generated:
         """The guide where it is confident; elsewhere half of it is filmed colour where frames agree, then paint."""
-        rasterizer = rasterizer_on(self.device)
-        views = _FilmedViews(footage, max(guide.cameras.size), rasterizer)
-        mirror = find_mirror(footage.scene.surfels) if self.mirror else None
-        if mirror is not None:
-            report.emit("note", text=f"the subject is symmetric (residual {mirror.residual:.2f}): sides borrow colours")
-        painter = load_painter(report)
+        tools = self._tools_for(footage, max(guide.cameras.size), report)
         pictures, shares = [], []
         for t in range(len(guide)):
-            color, share = self._filmed(guide, t, footage, views, rasterizer, None)
-            if mirror is not None:
-                other, more = self._filmed(guide, t, footage, views, rasterizer, mirror)
+            color, share = self._filmed(guide, t, tools, None)
+            if tools.mirror is not None:
+                other, more = self._filmed(guide, t, tools, tools.mirror)
                 borrowed = (share == 0) & (more > 0)
                 color, share = torch.where(borrowed[..., None], other, color), torch.where(borrowed, BORROWED, share)
-            pictures.append(_compose(guide, t, color, share, painter))
+            pictures.append(_compose(guide, t, color, share, tools.painter))
             shares.append(share)
             report.emit("step", stage="regenerate", step=t + 1, total=len(guide))
         return Generated(torch.stack(pictures), guide.alpha, torch.stack(shares))
 
+    def _tools_for(self, footage: Footage, side: int, report: Reporter) -> _Tools:
+        """What all views of one asset share is made for the first of them."""
+        if not self._tools or self._tools[0].footage is not footage or self._tools[0].side != side:
+            rasterizer = rasterizer_on(self.device)
+            mirror = find_mirror(footage.scene.surfels) if self.mirror else None
+            if mirror is not None:
+                said = f"the subject is symmetric (residual {mirror.residual:.2f}): sides borrow colours"
+                report.emit("note", text=said)
+            filmed = _FilmedViews(footage, side, rasterizer)
+            self._tools[:] = [_Tools(footage, side, rasterizer, filmed, mirror, load_painter(report))]
+        return self._tools[0]
+
     @torch.no_grad()
     def _filmed(
-        self, guide: Guide, t: int, footage: Footage, views: _FilmedViews, rasterizer: Rasterizer, mirror: Mirror | None
+        self, guide: Guide, t: int, tools: _Tools, mirror: Mirror | None
     ) -> tuple[Float[Tensor, "h w 3"], Float[Tensor, "h w"]]:
         """Colour of each low-confidence pixel's piece of surface in the filmed frames, and how much of it counts."""
+        scene, rasterizer = tools.footage.scene, tools.rasterizer
         window = _subject_window(guide.alpha[t])
         camera = _cut(guide.cameras[t], window)
-        state = footage.scene.at(guide.clip, float(guide.seconds[t]))
+        state = scene.at(guide.clip, float(guide.seconds[t]))
         shown = draw(state, camera, rasterizer=rasterizer)
         depth = shown.depth[0] / shown.alpha[0].clamp_min(1e-4)
         here = _unproject(depth, camera)
         inside = shown.alpha[0] > 0.5
         found, shares = [], []
-        for name, index in views.spread(self.sources, t):
-            other = footage.scene.at(name, float(footage.scene.clips[name].seconds[index]))
-            there = _carried(here, state, other, footage.scene.surfels, camera, rasterizer, mirror)
-            color, weight = views.look_up(name, index, there)
+        for name, index in tools.filmed.spread(self.sources, t):
+            other = scene.at(name, float(scene.clips[name].seconds[index]))
+            there = _carried(here, state, other, scene.surfels, camera, rasterizer, mirror)
+            color, weight = tools.filmed.look_up(name, index, there)
             found.append(color)
             shares.append((weight > 0) & inside)
         color, share = torch.zeros_like(guide.rgb[t]), torch.zeros_like(guide.alpha[t])

@@ -9,7 +9,9 @@ Lugmayr et al. 2022, RePaint).
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import math
 import re
 import warnings
@@ -299,6 +301,17 @@ def _is_flow(scheduler: Any) -> bool:
     """Whether noisy = (1 - sigma) clean + sigma noise, as in flow matching."""
     config = scheduler.config
     return type(scheduler).__name__.startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
+
+
+def files_of(model: str) -> str:
+    """Names, sizes and times of a model folder's files, as one hash; of a hub name nothing, it stands for itself."""
+    local = Path(model).expanduser()
+    found = [
+        [path.relative_to(local).as_posix(), (stat := path.stat()).st_size, stat.st_mtime_ns]
+        for path in sorted(local.rglob("*"))
+        if path.is_file()
+    ]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest() if found else ""
 
 
 def weight_gigabytes(folder: Path, bytes_each: int) -> float:

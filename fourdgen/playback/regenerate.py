@@ -19,11 +19,9 @@ from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
 from fourdgen.data.capture import to_bytes, write_png
 from fourdgen.data.video import write_video
 from fourdgen.generate import Generated, Guide, footage_of, paths
-from fourdgen.generate.accept import Verdict, bounds_of, judge
-from fourdgen.generate.guide import render_guide
+from fourdgen.generate.accept import Verdict
 from fourdgen.generate.video import GUIDING
 from fourdgen.playback.filmed import filmed_frames
-from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError, Reporter, Silent, all_at_once
 from fourdgen.scene import files
 from fourdgen.scene.scene4d import Scene4D
@@ -104,26 +102,20 @@ def regenerate(
     scene = files.read(scene_path, report)
     footage = footage_of(scene, filmed_frames(scene))
     planned = stage.plan(scene, chosen)
-    generator = stage.generator_of(chosen, device)
-    rasterizer = rasterizer_on(device)
     output = request.output
     with workspace.disk_errors(output):
         workspace.make_folder(output.parent, report)
         output.mkdir(exist_ok=True)
-        key = f"{workspace.hash_path(scene_path)} {workspace.settings_of(chosen)} {request.seed}"
+        job = workspace.Job((), scene_path, output)
+        facts = stage.facts(job, chosen, device)
+        key = f"{workspace.hash_path(scene_path)} {workspace.settings_of(chosen)} {request.seed} {device} {facts}"
         work = output / f".{WORK}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
         work.mkdir(exist_ok=True)
-        job = workspace.Job((), scene_path, output)
         context = workspace.Context(work, job, device, torch.get_num_threads(), request.seed, report)
         write_png(output / "coverage.png", paths.picture(scene, planned))
         write_transforms_json(output / "cameras.json", entries_of(scene, planned))
-        bounds = bounds_of(footage, rasterizer)
         found, rows = {}, []
-        for number, path in enumerate(planned):
-            guide = render_guide(footage, path, rasterizer, request.seed + 1000 * number)
-            made = stage.made_once(context, guide, footage, generator)
-            verdict = judge(guide, made, chosen.filtering, bounds)
-            stage.say(context, guide, verdict)
+        for guide, made, verdict in stage.views(context, chosen, footage, planned):
             write_films(output, guide, made)
             rows.append(stage.check_row(guide, made, verdict))
             found[guide.name] = judged(guide, verdict)

@@ -6,6 +6,7 @@ stages/train).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from fourdgen import weights
 from fourdgen.data.cameras_io import read_camera_entries
 from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, to_bytes, write_picture, write_png
 from fourdgen.fit.metrics import mask_box
-from fourdgen.generate import Footage, Generated, Generator, Guide, footage_of, make_generator, paths
+from fourdgen.generate import Footage, Generated, Generator, Guide, code_of, footage_of, make_generator, paths
 from fourdgen.generate.accept import Verdict, bounds_of, judge
 from fourdgen.generate.guide import given_paths, render_guide
 from fourdgen.generate.paths import Path as CameraPath
+from fourdgen.generate.video import files_of
 from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError
 from fourdgen.scene.scene4d import Scene4D
@@ -89,17 +91,9 @@ def plan(scene: Scene4D, config: RegenerateConfig) -> list[CameraPath]:
 def run(ctx: Context, config: RegenerateConfig, capture: Capture, scene: Scene4D) -> Capture:
     """The kept views as imagined clips with weights and cameras (root frame). A view that a killed run has finished is
     not made again."""
-    footage = footage_of(scene, capture)
-    rasterizer = rasterizer_on(ctx.device)
-    generator = generator_of(config, ctx.device)
     planned = plan(scene, config)
-    bounds = bounds_of(footage, rasterizer)
     clips, rows, filled = [], [], []
-    for number, path in enumerate(planned):
-        guide = render_guide(footage, path, rasterizer, ctx.seed + 1000 * number)
-        made = made_once(ctx, guide, footage, generator)
-        verdict = judge(guide, made, config.filtering, bounds)
-        say(ctx, guide, verdict)
+    for guide, made, verdict in views(ctx, config, footage_of(scene, capture), planned):
         filled.append(_filled_share(guide, made, verdict))
         rows.append(check_row(guide, made, verdict))
         if bool(verdict.kept.any()):
@@ -112,6 +106,21 @@ def run(ctx: Context, config: RegenerateConfig, capture: Capture, scene: Scene4D
         low_pixels=low, low_pixels_filmed=sum(part for _, part in filled),
     )  # fmt: skip
     return Capture(tuple(clips), ctx.folder)
+
+
+def views(
+    ctx: Context, config: RegenerateConfig, footage: Footage, planned: Sequence[CameraPath]
+) -> Iterator[tuple[Guide, Generated, Verdict]]:
+    """Each path's guide, what the generator makes of it, and the judgement, which the log is told."""
+    rasterizer = rasterizer_on(ctx.device)
+    generator = generator_of(config, ctx.device)
+    bounds = bounds_of(footage, rasterizer)
+    for number, path in enumerate(planned):
+        guide = render_guide(footage, path, rasterizer, ctx.seed + 1000 * number)
+        made = made_once(ctx, guide, footage, generator)
+        verdict = judge(guide, made, config.filtering, bounds)
+        say(ctx, guide, verdict)
+        yield guide, made, verdict
 
 
 def made_once(ctx: Context, guide: Guide, footage: Footage, generator: Generator) -> Generated:
@@ -139,7 +148,7 @@ def _made_by(generator: Generator, guide: Guide, footage: Footage, ctx: Context)
             raise
         raise FourdgenError(
             f"the generator {kind.__name__} failed on {guide.name}: {type(error).__name__}: {error}",
-            "mend it and run the same command again: views that are finished stay",
+            "run the same command again when it works: finished views stay while its code is the same",
         ) from error
     check_made(guide, made)
     return made
@@ -228,8 +237,13 @@ def stacked(pictures: list[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "h 
 
 
 def facts(job: Job, config: RegenerateConfig, device: str) -> tuple[str, ...]:
-    """The weights that the result depends on, and the cameras file's content."""
-    found = [f"migan {'present' if weights.locate('migan') else 'absent'}"] if config.generator == "fill" else []
+    """What made the views: weights, a model's files, another package's code; and the cameras file's content."""
+    if config.generator == "fill":
+        found = [f"migan {'present' if weights.locate('migan') else 'absent'}"]
+    elif config.generator == "video":
+        found = ["model " + files_of(config.model)]
+    else:
+        found = ["code " + code_of(config.generator)]
     if config.cameras and Path(config.cameras).is_file():
         found.append("cameras " + weights.digest(Path(config.cameras)))
     return tuple(found)

@@ -33,8 +33,9 @@ from fourdgen.workspace import Context, Job, Stage
 
 SCENE = "scene.ply"
 STATE = "model.pt"  # what a round of regeneration takes up: the network of the motion is not in scene.ply
+BEST = "best"  # of that state, after a round: dB on the filmed frames of the best asset so far
 CHECK_FRAMES = 8
-WORSE = 0.1  # dB on the filmed frames: a round that costs more is undone
+WORSE = 0.1  # dB on the filmed frames that all rounds together may cost: one that costs more is undone
 
 
 def check(job: Job, config: TrainConfig) -> None:
@@ -120,16 +121,18 @@ def run_round(
     rasterizer = rasterizer_on(ctx.device)
     views = Views(capture, track.clips, config.levels[-1])
     psnr = [_filmed_psnr(scene, views, frames, rasterizer) for scene in (before, after)]
-    better = psnr[1] >= psnr[0] - WORSE
+    best = max(psnr[0], _best_before(before))
+    better = psnr[1] >= best - WORSE
     _draw_check(after, views, frames, rasterizer, ctx.folder / "check.png")
     said = f"filmed frames {psnr[0]:.2f} dB before and {psnr[1]:.2f} dB after the round"
     first, settled = loop.first_step(config, config.take_up), loop.first_step(config, loop.SETTLE)
     drawn_for = max(0, settled - first) / max(1, sum(config.steps) - first)  # then only filmed frames are drawn
     draws = drawn_for * rounds.draws_of(with_made, len(frames.names))
+    said += f" ({best:.2f} dB at best before)" if best > psnr[0] else ""
     ctx.report.emit("note", text=said + ("" if better else ": it is undone"), before=psnr[0], after=psnr[1],
-                    kept=better, draws=draws)  # fmt: skip
+                    best=best, kept=better, draws=draws)  # fmt: skip
     if better:
-        torch.save(state, ctx.folder / STATE)
+        torch.save({**state, BEST: max(best, psnr[1])}, ctx.folder / STATE)
     else:
         _keep_state(before, ctx.folder)
     return after if better else before
@@ -166,6 +169,13 @@ def trained_on(
     else:
         after, drifts = gauge.settled(after, times, fixed(track))
     return with_confidence(after, capture, rasterizer), {**model.trained(), "drifts": drifts}
+
+
+def _best_before(before: Scene4D) -> float:
+    """dB on the filmed frames of the best asset up to here, where a round has left it beside its state."""
+    if not isinstance(before, Trained) or before.state is None:
+        return float("-inf")
+    return float(torch.load(before.state, weights_only=True).get(BEST, "-inf"))
 
 
 def _keep_state(before: Scene4D, folder: Path) -> None:
@@ -304,5 +314,5 @@ STAGE = Stage(
 # A row of a round of regeneration: `train` and `regenerate` stand for the rows before it (fourdgen/pipeline.py).
 ROUND = Stage(
     name="retrain", needs=("ingest", "align", "root_pose", "sample", "train", "regenerate"), config=TrainConfig,
-    version=6, run=run_round, save=save, load=load, check=check, facts=facts,
+    version=7, run=run_round, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip

@@ -124,6 +124,19 @@ def test_filmed_colours_are_brought_to_the_assets(footage: Footage) -> None:
     assert torch.allclose(toned.rgb[inside] * tone.gain + tone.bias, raw.rgb[inside], atol=0.01)
 
 
+def test_what_all_views_of_an_asset_share_is_made_once(
+    footage: Footage, guide: Guide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(fill, "find_mirror", lambda surfels: looked.append(len(surfels)))
+    path = paths.Path(guide.name, guide.clip, guide.seconds[:1], guide.cameras[[0]])
+    short, generator = render_guide(footage, path, RASTERIZER), Fill()
+    first, again = (generator.generate(short, footage, Silent()) for _ in range(2))
+    assert len(looked) == 1 and torch.equal(first.rgb, again.rgb)
+    generator.generate(short, replace(footage), Silent())  # another asset
+    assert len(looked) == 2
+
+
 def test_colours_count_where_frames_agree() -> None:
     colors = torch.tensor([[0.2, 0.2, 0.2], [0.24, 0.2, 0.2], [0.9, 0.1, 0.1]])[:, None, None]
     seen = torch.ones(3, 1, 1, dtype=torch.bool)
@@ -191,6 +204,21 @@ def test_a_limb_in_one_frame_weighs_nothing_there(guide: Guide) -> None:
     assert not verdict.kept[2] or float(verdict.weight[2, 8:27, 8:17].max()) < 0.1
     others = [t for t in range(len(guide)) if t != 2]
     assert float(verdict.weight[others].mean()) > 0.2
+
+
+@pytest.mark.parametrize("spoilt", ["rgb", "alpha"])
+def test_a_frame_that_is_no_picture_is_refused_alone(spoilt: str, guide: Guide) -> None:
+    rgb, alpha = guide.rgb.clone(), guide.alpha.clone()
+    (rgb if spoilt == "rgb" else alpha)[2] = float("nan")
+    verdict = judge(guide, Generated(rgb, alpha))
+    assert verdict.kept.tolist() == [t != 2 for t in range(len(guide))]
+    assert verdict.reasons[2] == "not a picture"
+    others = [t for t in range(len(guide)) if t != 2]
+    whole = judge(guide, Generated(guide.rgb, guide.alpha))
+    assert torch.equal(verdict.weight[others], whole.weight[others]) and float(verdict.weight[2].abs().max()) == 0
+    assert bool(torch.isfinite(verdict.alpha).all())
+    rgb[1:] = float("nan")  # nothing is left to compare frame 0 with
+    assert judge(guide, Generated(rgb, guide.alpha)).reasons[0] == ""
 
 
 def test_another_subject_is_refused_as_a_whole_with_a_reason(footage: Footage, guide: Guide) -> None:

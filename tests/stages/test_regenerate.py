@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fourdgen import config, pipeline
+from fourdgen import config, pipeline, receipt
 from fourdgen.data.capture import Capture, Clip, joined, load_capture, write_picture
 from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, FrameSet, RootTrack
 from fourdgen.fit import gauge, loop, rounds, sampler
@@ -24,7 +24,7 @@ from fourdgen.scene.bones import ClipTime
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.stages import regenerate, train
 from fourdgen.stages.regenerate import RegenerateConfig
-from fourdgen.workspace import Context, Job
+from fourdgen.workspace import Context, Job, stage_key
 from tests.toy import toy_scene
 
 TINY = TrainConfig(steps=(60,), levels=(64.0,), progress=(1.0,), growth=(1.0,), bones=4, max_surfels=300)
@@ -262,6 +262,59 @@ def rows_of(rounds: int) -> list[tuple[str, tuple[str, ...]]]:
     return [(row.name, row.needs) for row in rows]
 
 
+def test_a_round_does_not_depend_on_how_many_follow() -> None:
+    chosen = pipeline.stages_of(config.load_recipe("fast"))
+    kinds = {stage.name: stage.config for stage in chosen}
+    settled = [
+        pipeline.with_rounds(chosen, config.resolve(config.load_recipe("fast"), kinds, [f"regenerate.rounds={n}"]))[1]
+        for n in (1, 3)
+    ]
+    assert all(settled[1][name] == settings for name, settings in settled[0].items())
+
+
+def write_generator(folder: Path, package: str, helper: str = "") -> None:
+    (folder / package).mkdir(parents=True, exist_ok=True)
+    (folder / package / "__init__.py").write_text("")
+    (folder / package / "helper.py").write_text(helper)
+    (folder / package / "one.py").write_text("class Made:\n    def generate(self, guide, footage, report): ...\n")
+
+
+def test_what_made_the_views_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write_generator(tmp_path, "seen_code")
+    job = Job((), tmp_path / "scene.ply", tmp_path)
+
+    def key(**settings: Any) -> str:
+        return stage_key(regenerate.STAGE, RegenerateConfig(rounds=1, **settings), job, "cpu", 0, [])
+
+    first = key(generator="seen_code.one:Made")
+    assert key(generator="seen_code.one:Made") == first
+    write_generator(tmp_path, "seen_code", "SHARE = 0.5")  # what it imports lies in the same package
+    second = key(generator="seen_code.one:Made")
+    assert second != first
+    (tmp_path / "single.py").write_text("class Made: ...")
+    alone = key(generator="single:Made")
+    (tmp_path / "single.py").write_text("class Made:  # again\n    ...")
+    assert key(generator="single:Made") != alone
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.bin").write_bytes(b"old")
+    of_model = key(generator="video", model=str(tmp_path / "model"))
+    assert key(generator="video", model=str(tmp_path / "model")) == of_model
+    (tmp_path / "model" / "weights.bin").write_bytes(b"newer")
+    assert key(generator="video", model=str(tmp_path / "model")) != of_model
+
+
+def test_the_receipt_says_nothing_of_what_lies_elsewhere(tmp_path: Path) -> None:
+    def request(*settings: str) -> pipeline.Request:
+        return pipeline.Request((tmp_path,), tmp_path / "scene.ply", pipeline="fast", settings=settings)
+
+    plain = request("regenerate.rounds=1")
+    assert receipt.request_key(plain, pipeline.job_of(plain)) is not None
+    for named in ("generator=mine:Made", "model=some/where", f"cameras={tmp_path}/transforms.json"):
+        asked = request("regenerate.rounds=1", f"regenerate.{named}")
+        assert receipt.request_key(asked, pipeline.job_of(asked)) is None
+
+
 def test_rounds_are_further_rows_of_the_plan() -> None:
     assert [name for name, _ in rows_of(0)][-2:] == ["train", "export"]
     rows = dict(rows_of(2))
@@ -324,7 +377,15 @@ def test_a_round_takes_the_trained_model_up_where_it_was_left(filmed: Any, tmp_p
     train.run_round(context(tmp_path / "round", notes), settings, capture, alignment, track, frames, before, made)
     steps = [event["step"] for event in notes.events if event["event"] == "step"]
     assert min(steps) > 30 and max(steps) == 60
-    assert (tmp_path / "round" / "model.pt").is_file()  # for the next round
+    said = next(event for event in notes.events if "before" in event)
+    state = torch.load(tmp_path / "round" / "model.pt", weights_only=True)  # for the next round
+    assert said["kept"] and state["best"] == max(said["before"], said["after"])
+    # Small losses must not add up: what an earlier asset had reached counts for every later round.
+    torch.save({**torch.load(before.state, weights_only=True), "best": said["after"] + 0.2}, before.state)
+    later = context(tmp_path / "later")
+    again = train.run_round(later, settings, capture, alignment, track, frames, before, made)
+    assert again is before
+    assert torch.load(later.folder / "model.pt", weights_only=True)["best"] == said["after"] + 0.2
 
 
 def test_a_round_on_found_cameras_begins_where_the_asset_stands_and_holds_its_motion(
