@@ -151,10 +151,11 @@ def test_wrong_solutions_count_in_every_round_right_ones_when_refined(poses: Mod
 
     rows = [row("moved", 60, True, True), row("moved", 5, False, False), row("refined", 5, True, False),
             row("refined", 25, False, True)]  # fmt: skip
-    counted = poses.acceptance([{"still": False, "accepted": True, "median": 5.0, "labelled": rows}])
+    called_still = {"still": True, "accepted": True, "median": 40.0, "labelled": []}  # a clip that turns
+    counted = poses.acceptance([{"still": False, "accepted": True, "median": 5.0, "labelled": rows}, called_still])
     assert (counted["wrong"], counted["wrong_accepted"], counted["wrong_accepted_unbeaten"]) == (2, 1, 2)
     assert (counted["right"], counted["right_refused_unbeaten"]) == (1, 1)
-    assert (counted["winners_right"], counted["winners_right_refused"], counted["winners_wrong_accepted"]) == (1, 0, 0)
+    assert (counted["winners_right"], counted["winners_right_refused"], counted["winners_wrong_accepted"]) == (1, 0, 1)
 
 
 def test_a_figure_of_regeneration_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

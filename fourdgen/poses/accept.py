@@ -134,6 +134,14 @@ def judge(fit: Fit, frames: Tensor, turn: Turn, rival_loss: float | None) -> Ver
     return verdict(flow, margin, overlap(fit), relocated(fit))
 
 
+def judge_still(loss: float, rival_loss: float | None) -> Verdict:
+    """A view found still, against the path that turns and fits best: one that fits much better, but against the flow,
+    is no proof that the view turns, and enough for doubt."""
+    margin = rival_loss / loss if rival_loss is not None else float("inf")
+    reason = "" if margin * MARGIN > 1 else "it may turn after all (--turn cw, ccw or none)"
+    return Verdict(not reason, reason, 1.0, margin, 1.0, 1.0)
+
+
 def verdict(flow: float, margin: float, shared: float, again: float) -> Verdict:
     """What the four figures say together."""
     doubts = []

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fourdgen.geometry.transforms import so3_exp
-from fourdgen.poses.accept import DISTINCT, Verdict, flow_agreement, judge, path_difference
+from fourdgen.poses.accept import DISTINCT, Verdict, flow_agreement, judge, judge_still, path_difference
 from fourdgen.poses.again import look_again
 from fourdgen.poses.candidates import BODY, NODES, WAVES, Candidate, SearchSettings, distinct, first_fit, steps_of
 from fourdgen.poses.compare import Fit, Nodes, Pace, cosines
@@ -256,7 +256,7 @@ def _solution(
     other = [c.loss for c in rivals if path_difference(rotation, c.fit.rotations().detach()) > DISTINCT]
     still = best.name == STILL
     if still:
-        verdict = Verdict(True, "", 1.0, float("inf"), 1.0, 1.0)
+        verdict = judge_still(still_loss, min((c.loss for c in rivals), default=None))
     else:
         verdict = judge(fit, pictures.frame, turn, min(other) if other else None)
     return ClipSolution(

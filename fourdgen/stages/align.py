@@ -193,7 +193,7 @@ def _motionless(capture: Capture, name: str) -> bool:
 def _report(ctx: Context, config: AlignConfig, name: str, solution: ClipSolution) -> None:
     verdict, report = solution.verdict, ctx.report
     if solution.still:
-        report.emit("note", text=f"{name}: the view does not turn")
+        report.emit("note", text=f"{name}: the view does not turn", margin=min(verdict.margin, 99.0))
     else:
         angle = torch.rad2deg(azimuths(solution.rotation))
         report.emit(
@@ -201,8 +201,8 @@ def _report(ctx: Context, config: AlignConfig, name: str, solution: ClipSolution
             loss=solution.loss, still_loss=solution.still_loss, flow=verdict.flow, margin=min(verdict.margin, 99.0),
             overlap=verdict.overlap, relocated=verdict.relocated,
         )  # fmt: skip
-        if not verdict.accepted:
-            report.emit("note", text=f"{name}: the camera path is uncertain so far", reason=verdict.reason)
+    if not verdict.accepted:
+        report.emit("note", text=f"{name}: the camera path is uncertain so far", reason=verdict.reason)
     wanted = {"cw": 1, "ccw": -1}.get(config.turn, 0)
     if wanted and solution.turn_sign == -wanted:
         report.warn(
@@ -326,6 +326,6 @@ def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="align", needs=("ingest",), config=AlignConfig, version=3, run=run,
+    name="align", needs=("ingest",), config=AlignConfig, version=4, run=run,
     save=store.save_alignment, load=store.load_alignment, facts=facts, check=check_reference,
 )  # fmt: skip

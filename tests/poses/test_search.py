@@ -11,7 +11,7 @@ import torch
 
 from fourdgen.geometry.camera import look_at, orbit_eyes
 from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
-from fourdgen.poses.accept import global_turn, judge
+from fourdgen.poses.accept import global_turn, judge, judge_still
 from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.compare import Fit, Nodes, Pace, facing, hats
 from fourdgen.poses.hypotheses import azimuths, tidied
@@ -78,9 +78,17 @@ def test_a_still_view_of_a_moving_body_is_still() -> None:
     assert torch.equal(solution.rotation, torch.eye(3).expand(12, 3, 3))
 
 
+def test_a_still_view_is_doubted_where_a_turn_explains_far_more() -> None:
+    doubted = judge_still(loss=0.1, rival_loss=0.08)
+    assert not doubted.accepted and "--turn" in doubted.reason and doubted.margin == pytest.approx(0.8)
+    assert judge_still(loss=0.1, rival_loss=0.095).accepted
+    assert judge_still(loss=0.1, rival_loss=None).accepted  # nothing else was tried
+
+
 def test_none_is_obeyed(turning: tuple) -> None:  # type: ignore[type-arg]
     _, rgb, mask = turning
-    assert solve_clip(rgb, mask, replace(TINY, turn="none", effort=0.05)).still
+    solution = solve_clip(rgb, mask, replace(TINY, turn="none", effort=0.05))
+    assert solution.still and solution.verdict.accepted  # whoever says so is believed
 
 
 def test_registration_finds_a_known_rotation(turning: tuple) -> None:  # type: ignore[type-arg]
