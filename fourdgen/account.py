@@ -95,13 +95,19 @@ def write_run(planned: Plan, command: tuple[str, ...]) -> None:
     for section, values in sections.items():
         lines += ["", f"[{section}]"]
         for key, value in values.items():
-            name = key if key.replace("_", "").isalnum() and key.isascii() else json.dumps(key)
-            lines.append(f"{name} = {_value(value)}" if value is not None else f"# {name} is not set")
+            lines.append(f"{_name(key)} = {_value(value)}" if value is not None else f"# {_name(key)} is not set")
     workspace.write_atomically(job.run_folder / workspace.RUN, ("\n".join(lines) + "\n").encode())
+
+
+def _name(key: str) -> str:
+    """A key as TOML."""
+    return key if key.replace("_", "").isalnum() and key.isascii() else json.dumps(key)
 
 
 def _value(value: Any) -> str:
     """A value as TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_name(key)} = {_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, tuple | list):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     if isinstance(value, bool):

@@ -209,7 +209,8 @@ def differences(config: Any) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------------------------
-# Values. Fields may be bool, int, float, str, Path, Literal[...], tuple[...] of these, and unions of these with None.
+# Values. Fields may be bool, int, float, str, Path, Literal[...], tuple[...] of these, and unions of these with None;
+# dict[str, Any] is a table of whatever JSON holds, too, which somebody else will check.
 
 
 def describe(hint: Any) -> str:
@@ -223,6 +224,8 @@ def describe(hint: Any) -> str:
         return f"{_SEVERAL[args[0]]} separated by commas"
     if origin is tuple:
         return f"{len(args)} {_SEVERAL[args[0]]} separated by commas"
+    if origin is dict:
+        return "a table such as {name = 1}"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
     return "none" if hint is type(None) else words[hint]
 
@@ -267,6 +270,8 @@ def _convert(value: Any, hint: Any) -> Any:
         kinds = [args[0]] * len(value) if args[-1:] == (Ellipsis,) else list(args)
         if len(kinds) == len(value):
             return tuple(_convert(item, kind) for item, kind in zip(value, kinds))
+    elif origin is dict and isinstance(value, dict) and _is_json(value):
+        return value
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif hint is Path and isinstance(value, str | Path):
@@ -274,6 +279,12 @@ def _convert(value: Any, hint: Any) -> Any:
     elif hint in (bool, int, str) and type(value) is hint:
         return value
     raise ValueError(f"not {describe(hint)}")
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_json, value.values()))
+    return all(map(_is_json, value)) if isinstance(value, list) else isinstance(value, str | bool | int | float)
 
 
 def _parse(text: str, hint: Any) -> Any:
@@ -297,6 +308,8 @@ def _parse(text: str, hint: Any) -> Any:
         kinds = [args[0]] * len(items) if args[-1:] == (Ellipsis,) else list(args)
         if len(kinds) == len(items):
             return tuple(_parse(item, kind) for item, kind in zip(items, kinds))
+    elif origin is dict:
+        return _convert(tomllib.loads(f"table = {text}")["table"], hint)  # raises a ValueError
     elif hint is bool and text in ("true", "false"):
         return text == "true"
     elif hint is int or hint is float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -30,6 +30,7 @@ class Fit:
     name: str = "fit"
     free: bool = False
     weights: Path | None = None
+    more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.rate <= 0:
@@ -71,6 +72,7 @@ def test_defaults_then_recipe_then_set() -> None:
         ("fit.name=a=b", Fit(name="a=b")),
         ("fit.free=true", Fit(free=True)),
         ("fit.weights=w/x.onnx", Fit(weights=Path("w/x.onnx"))),
+        ('fit.more={url = "a=b", tries = 3, to = [1.5]}', Fit(more={"url": "a=b", "tries": 3, "to": [1.5]})),
     ],
 )
 def test_set_parses_by_the_annotation(text: str, expected: Cut | Fit) -> None:
@@ -83,11 +85,13 @@ def test_set_parses_by_the_annotation(text: str, expected: Cut | Fit) -> None:
     [
         (
             ["fit.stpes=5"],
-            "fit.stpes: no such setting (did you mean steps?) | settings of fit: steps, rate, name, free, weights",
+            "fit.stpes: no such setting (did you mean steps?) "
+            "| settings of fit: steps, rate, name, free, weights, more",
         ),
         (
             ["fit.size=5"],
-            "fit.size: no such setting (did you mean cut.size?) | settings of fit: steps, rate, name, free, weights",
+            "fit.size: no such setting (did you mean cut.size?) "
+            "| settings of fit: steps, rate, name, free, weights, more",
         ),
         (["ftt.steps=5"], "ftt.steps: no such section (did you mean fit?) | sections: cut, fit"),
         (["fit.steps"], "--set fit.steps: expected section.key=value | for example --set train.steps=500"),
@@ -101,6 +105,9 @@ def test_set_parses_by_the_annotation(text: str, expected: Cut | Fit) -> None:
         (["cut.box=1,2,3"], "cut.box = 1,2,3: expected 4 whole numbers separated by commas, or none | "),
         (["cut.mask=blue"], "cut.mask = blue: expected one of auto, plain, none | "),
         (["fit.free=yes"], "fit.free = yes: expected true or false | "),
+        (["fit.more=3"], "fit.more = 3: expected a table such as {name = 1} | "),
+        (["fit.more={a = }"], "fit.more = {a = }: expected a table such as {name = 1} | "),
+        (["fit.more={a = 2020-01-01}"], "fit.more = {a = 2020-01-01}: expected a table such as {name = 1} | "),
     ],
 )
 def test_messages_of_set(overrides: list[str], expected: str) -> None:

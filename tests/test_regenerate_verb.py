@@ -104,7 +104,7 @@ class Mine:
 def test_what_it_refuses_before_any_work(asset: Path, tmp_path: Path) -> None:
     with pytest.raises(FourdgenError, match="is a file"):
         resolve(RegenerateRequest(asset))
-    assert resolve(RegenerateRequest(tmp_path, model="some/where")).generator == "video"
+    assert resolve(RegenerateRequest(tmp_path, model="some/where", settings=("fetch=true",))).generator == "video"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,11 @@ def test_what_it_refuses_before_any_work(asset: Path, tmp_path: Path) -> None:
         ({"settings": ("wievs=3",)}, r"--set wievs: no such setting \(did you mean views\?\)"),
         ({"settings": ("wievs=3", "every=0.5")}, r"(?s)--set wievs: .*--set every = 0.5: "),
         ({"settings": ("every",)}, "--set every: expected key=value"),
+        ({"settings": ("size=1",)}, "--set size: 1 pixels show nothing"),
+        ({"settings": ("rounds=3",)}, "--set rounds: views are made once here, and nothing is trained"),
+        ({"views": 2, "cameras": Path("c.json")}, "--views beside --cameras: that file says"),
+        ({"clip": "a", "cameras": Path("c.json"), "settings": ("every=2",)}, "--clip and --set every beside --cameras"),
+        ({"settings": ("options={colour = 1}",)}, "the generator fill cannot be made: .*'colour'"),
     ],
 )
 def test_errors_name_the_option_and_not_the_setting(tmp_path: Path, asked: dict[str, Any], said: str) -> None:

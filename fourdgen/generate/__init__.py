@@ -86,16 +86,19 @@ class Generator(Protocol):
 def make_generator(name: str, options: Mapping[str, Any]) -> Generator:
     """`fill`, `video`, or "module:Class" of another package, built with `options` as keyword arguments.
 
-    Raises FourdgenError: nothing of that name can be imported, or it does not take the options, or has no `generate`.
+    Raises FourdgenError: nothing of that name can be imported or made with these options, or it has no `generate`.
     """
     module, colon, attribute = BUILT_IN.get(name, name).partition(":")
-    hint = f'name one of {", ".join(BUILT_IN)}, or "module:Class" of a package that is installed'
+    hint = f'name one of {", ".join(BUILT_IN)}, or "module:Class" of a package that is installed, and options it takes'
     if not colon:
         raise FourdgenError(f"{name}: no such generator", hint)
     try:
         made = getattr(importlib.import_module(module), attribute)(**options)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise FourdgenError(f"the generator {name} cannot be made: {error}", hint) from error
+    except FourdgenError:
+        raise
+    except Exception as error:  # of another package, which may refuse its options as it likes
+        said = f"{error}" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        raise FourdgenError(f"the generator {name} cannot be made: {said}", hint) from error
     if not callable(getattr(made, "generate", None)):
         raise FourdgenError(f"the generator {name} has no method generate(guide, footage, report)", hint)
     generator: Generator = made

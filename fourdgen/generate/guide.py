@@ -71,25 +71,38 @@ def reference_picture(footage: Footage, path: Path) -> Float[Tensor, "h w 3"]:
     return frame.rgb * frame.mask[..., None] + 1 - frame.mask[..., None]
 
 
-def given_paths(scene: Scene4D, entries: Sequence[CameraEntry], side: int = 0) -> list[Path]:
-    """Paths of a cameras file: entries with the same `view` (and clip) are one path, in the order of their frames.
-
-    `frame` counts the frames of the clip's source, at any rate. Raises FourdgenError: an entry without a frame, a clip
-    that the scene does not have, pictures of one view in different sizes.
-    """
-    groups: dict[tuple[str, str], list[tuple[float, Cameras]]] = defaultdict(list)
+def check_entries(entries: Sequence[CameraEntry], clips: Sequence[str]) -> None:
+    """Raises FourdgenError: an entry without a frame, a clip that is none of `clips` (where there are any), pictures of
+    one view in different sizes."""
+    sizes: dict[tuple[str, str | None], tuple[int, int]] = {}
     for number, entry in enumerate(entries):
-        clip, seconds = moment_of(scene, entry)
-        if seconds is None:
+        if entry.frame is None:
             raise FourdgenError(
                 f"entry {number} of the cameras has no frame", "each needs `frame`, and `view` where there are several"
             )
+        if clips and entry.clip and entry.clip not in clips:
+            raise FourdgenError(
+                f"entry {number} of the cameras: the scene has no clip {entry.clip!r}", f"its clips: {', '.join(clips)}"
+            )
+        view = entry.view or "view1"
+        if sizes.setdefault((view, entry.clip), entry.size) != entry.size:
+            raise FourdgenError(f"view {view} has pictures of different sizes", "one size for each view")
+
+
+def given_paths(scene: Scene4D, entries: Sequence[CameraEntry], side: int = 0) -> list[Path]:
+    """Paths of a cameras file: entries with the same `view` (and clip) are one path, in the order of their frames.
+
+    `frame` counts the frames of the clip's source, at any rate. Raises what `check_entries` raises.
+    """
+    check_entries(entries, list(scene.clips))
+    groups: dict[tuple[str, str], list[tuple[float, Cameras]]] = defaultdict(list)
+    for entry in entries:
+        clip, seconds = moment_of(scene, entry)
+        assert seconds is not None  # checked
         groups[entry.view or "view1", clip].append((seconds, camera_of(scene, entry)))
     paths = []
     for (view, clip), moments in groups.items():
         moments.sort(key=lambda moment: moment[0])
-        if len({camera.size for _, camera in moments}) > 1:
-            raise FourdgenError(f"view {view} has pictures of different sizes", "one size for each view")
         cameras = Cameras(
             torch.cat([camera.cam_from_world for _, camera in moments]),
             torch.cat([camera.K for _, camera in moments]),

@@ -9,10 +9,8 @@ Lugmayr et al. 2022, RePaint).
 
 from __future__ import annotations
 
-import hashlib
+import importlib.util
 import inspect
-import json
-import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +24,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen.generate import Footage, Generated, Guide
+from fourdgen.generate.model_files import (
+    check_memory,
+    fetched,
+    first_line,
+    no_diffusers,
+    no_memory,
+    no_weights,
+    precision,
+    whole_folder,
+)
 from fourdgen.report import FourdgenError, Reporter
 
 GUIDING = 0.5  # confidence above which a pixel holds the model back
@@ -33,7 +41,6 @@ CERTAIN = 0.8  # confidence from which the guide's pixel is in the result exactl
 RELEASE = 0.7  # noise level at which a pixel of confidence 0 would be let go
 PROMPT = "a high quality video of one subject before a plain white background, sharp, consistent"
 AVOID = "blurry, distorted, extra limbs, text, watermark, cluttered background"
-HEADROOM = 1.3  # of memory beyond the weights, for activations
 PIPELINES = ("WanVACEPipeline", "WanImageToVideoPipeline")
 
 
@@ -58,17 +65,15 @@ class Video:
                 "the generator video needs a model",
                 "--set regenerate.model=FOLDER, or a hub name such as Wan-AI/Wan2.1-VACE-1.3B-diffusers",
             )
-        local = Path(self.model).expanduser()
-        if local.is_dir() and not (local / "model_index.json").is_file():
-            raise FourdgenError(
-                f"{self.model}: no weights of a video model here (there is no model_index.json)",
-                "name a folder that diffusers' save_pretrained wrote",
-            )
-        if not local.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.model):
+        if not Path(self.model).expanduser().is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.model):
             raise FourdgenError(
                 f"{self.model}: there is no such folder",
                 "name one that save_pretrained wrote, or a hub name such as Wan-AI/Wan2.1-VACE-1.3B-diffusers",
             )
+        if importlib.util.find_spec("diffusers") is None:
+            raise no_diffusers()
+        if not self.fetch:
+            whole_folder(self.model)
         if not 0 < self.overlap < self.window:
             raise FourdgenError(f"{self.overlap} frames of overlap in windows of {self.window}", "overlap less")
 
@@ -87,7 +92,7 @@ class Video:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
                 raise
-            raise _no_memory(f"ran out of memory at {self.side} pixels and {self.window} frames") from error
+            raise no_memory(f"ran out of memory at {self.side} pixels and {self.window} frames") from error
         return Generated(rgb)
 
     def _window(self, pipe: Any, guide: Guide, seed: int, report: Reporter) -> Float[Tensor, "t h w 3"]:
@@ -239,31 +244,28 @@ def load(model: str, device: str, fetch: bool, report: Reporter) -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise FourdgenError(
-            "the generator video needs diffusers", "pip install 'fourdgen[neural]', or --set regenerate.generator=fill"
-        ) from error
-    local = Path(model).expanduser()
-    if local.is_dir():
-        check_memory(local, device)
-    report.emit("note", text=f"loading {model}" + (" (fetched from the hub if it is not here)" if fetch else ""))
+        raise no_diffusers() from error
     _quiet(diffusers)
+    try:
+        folder = whole_folder(model)
+    except FourdgenError:
+        if not fetch or Path(model).expanduser().is_dir():
+            raise
+        folder = fetched(model, device, report)
+    check_memory(folder, device)
+    report.emit("note", text=f"loading {model}")
     try:
         with (
             warnings.catch_warnings()
         ):  # the argument has another name in the newest version, which still takes this one
             warnings.simplefilter("ignore", FutureWarning)
             pipe = diffusers.DiffusionPipeline.from_pretrained(
-                str(local) if local.is_dir() else model, local_files_only=not fetch,
-                torch_dtype=_precision(device),
-            )  # fmt: skip
+                str(folder), local_files_only=True, torch_dtype=precision(device)
+            )
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _no_memory("does not fit into memory") from error
+        raise no_memory("does not fit into memory") from error
     except (OSError, ValueError) as error:
-        said = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise FourdgenError(
-            f"{model}: no weights of a video model here ({said})",
-            "give a folder with model_index.json, or allow the download with --set regenerate.fetch=true",
-        ) from error
+        raise no_weights(model, first_line(error)) from error
     _check_kind(pipe, model)
     pipe.set_progress_bar_config(disable=True)
     if device == "cuda":
@@ -271,10 +273,6 @@ def load(model: str, device: str, fetch: bool, report: Reporter) -> Any:
     _loaded.clear()
     _loaded[model, device] = pipe
     return pipe
-
-
-def _precision(device: str) -> torch.dtype:
-    return torch.bfloat16 if device == "cuda" else torch.float32
 
 
 def _quiet(diffusers: Any) -> None:
@@ -301,49 +299,3 @@ def _is_flow(scheduler: Any) -> bool:
     """Whether noisy = (1 - sigma) clean + sigma noise, as in flow matching."""
     config = scheduler.config
     return type(scheduler).__name__.startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
-
-
-def files_of(model: str) -> str:
-    """Names, sizes and times of a model folder's files, as one hash; of a hub name nothing, it stands for itself."""
-    local = Path(model).expanduser()
-    found = [
-        [path.relative_to(local).as_posix(), (stat := path.stat()).st_size, stat.st_mtime_ns]
-        for path in sorted(local.rglob("*"))
-        if path.is_file()
-    ]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest() if found else ""
-
-
-def weight_gigabytes(folder: Path, bytes_each: int) -> float:
-    """Memory that the numbers in a model's folder take at this many bytes each, whatever they take in the files."""
-    from safetensors import safe_open
-
-    count = 0
-    for path in folder.rglob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return count * bytes_each / 2**30
-
-
-def check_memory(folder: Path, device: str) -> None:
-    """Raises FourdgenError where this machine's free memory is less than the weights and some room to work in."""
-    need, free = HEADROOM * weight_gigabytes(folder, _precision(device).itemsize), free_gigabytes()
-    if free is not None and need > free:
-        raise _no_memory(f"needs about {need:.0f} GB of memory, {free:.0f} GB are free")
-
-
-def free_gigabytes() -> float | None:
-    """Memory that can be had without swapping; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return found[0] / 2**20 if found else None
-
-
-def _no_memory(said: str) -> FourdgenError:
-    return FourdgenError(
-        f"the video model {said}",
-        "use a smaller model, --set regenerate.side=320, shorter windows, or --set regenerate.generator=fill",
-    )

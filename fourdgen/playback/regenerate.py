@@ -81,6 +81,17 @@ def resolve(request: RegenerateRequest) -> RegenerateConfig:
     if request.model is not None and request.generator is None:
         texts.append(f"{PREFIX}generator=video")
     texts += [text if "." in text.partition("=")[0] else PREFIX + text for text in request.settings]
+    named = {text.partition("=")[0].strip().removeprefix(PREFIX) for text in texts}
+    if "rounds" in named:
+        raise FourdgenError(
+            f"{PREFIX}rounds: views are made once here, and nothing is trained", "rounds belong to reconstruct"
+        )
+    idle = [PREFIX + name for name in ("views", "clip", "every") if name in named]
+    if "cameras" in named and idle:
+        raise FourdgenError(
+            f"{' and '.join(idle)} beside {PREFIX}cameras: that file says which views, frames and clips",
+            "leave one of them out",
+        )
     nothing = settings.Recipe("regenerate", Path("regenerate"), "", ("regenerate",))
     chosen: RegenerateConfig = settings.resolve(nothing, {"regenerate": RegenerateConfig}, texts)["regenerate"]
     chosen = replace(chosen, rounds=1)

@@ -6,9 +6,10 @@ stages/train).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,19 +19,21 @@ from jaxtyping import UInt8
 from fourdgen import weights
 from fourdgen.data.cameras_io import read_camera_entries
 from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, to_bytes, write_picture, write_png
+from fourdgen.data.sources import clip_names
 from fourdgen.fit.metrics import mask_box
 from fourdgen.generate import Footage, Generated, Generator, Guide, code_of, footage_of, make_generator, paths
 from fourdgen.generate.accept import Verdict, bounds_of, judge
-from fourdgen.generate.guide import given_paths, render_guide
+from fourdgen.generate.guide import check_entries, given_paths, render_guide
+from fourdgen.generate.model_files import files_of
 from fourdgen.generate.paths import Path as CameraPath
-from fourdgen.generate.video import files_of
 from fourdgen.render.carried import rasterizer_on
-from fourdgen.report import FourdgenError
+from fourdgen.report import FourdgenError, all_at_once
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.workspace import Context, Job, Stage
 
 COLUMNS = 6  # frames of a view in check.png
 ROWS = ("guide", "confidence", "made", "weight")  # of a view in check.png
+LEAST_SIDE = 16  # of made frames, pixels
 MARGIN = 84  # pixels to the left of them, for their names
 BY_MODEL = ("model", "prompt", "avoid", "guidance", "side", "window", "overlap", "fetch")
 
@@ -41,6 +44,7 @@ class RegenerateConfig:
 
     rounds: int = 0  # how often new views are made and trained on; 0 is off
     generator: str = "fill"  # fill (no weights), video (a diffusion model), or "module:Class" of another package
+    options: dict[str, Any] = field(default_factory=dict)  # what it is made with, beside the settings below: a table
     views: int = 3  # camera paths in a round, into the least covered directions
     clip: str = ""  # whose motion they show; empty: the reference clip's
     every: int = 2  # every n-th frame of the clip is made
@@ -59,23 +63,48 @@ class RegenerateConfig:
 
 
 def check(job: Job, config: RegenerateConfig) -> None:
-    for name, least in (("rounds", 0), ("views", 1), ("every", 1), ("size", 0)):
-        if getattr(config, name) < least:
-            raise FourdgenError(f"regenerate.{name}: {getattr(config, name)} is too few", f"use {least} or more")
+    """All that can be known without the asset. Raises one FourdgenError with everything that is wrong."""
+    errors = [
+        FourdgenError(f"regenerate.{name}: {getattr(config, name)} is too few", f"use {least} or more")
+        for name, least in (("rounds", 0), ("views", 1), ("every", 1))
+        if getattr(config, name) < least
+    ]
+    if config.size != 0 and config.size < LEAST_SIDE:
+        errors.append(FourdgenError(f"regenerate.size: {config.size} pixels show nothing",
+                                    f"use {LEAST_SIDE} or more, or 0 for the size of the clip"))  # fmt: skip
+    if config.cameras and config.clip:
+        errors.append(FourdgenError("regenerate.clip beside regenerate.cameras: the entries of that file name the clip",
+                                    "leave one of them out"))  # fmt: skip
+    names = clip_names(job.inputs)
+    if config.rounds > 0 and names and config.clip and config.clip not in names:
+        errors.append(_no_clip(config.clip, names))
     if config.rounds > 0:
-        generator_of(config, "cpu")
-        if config.cameras:
-            read_camera_entries(Path(config.cameras))
+        for look in (lambda: generator_of(config, "cpu"), lambda: _check_cameras(config, names)):
+            try:
+                look()
+            except FourdgenError as error:
+                errors.append(error)
+    if errors:
+        raise all_at_once(errors)
+
+
+def _check_cameras(config: RegenerateConfig, names: Sequence[str]) -> None:
+    if config.cameras:
+        check_entries(read_camera_entries(Path(config.cameras)), names)
+
+
+def _no_clip(name: str, clips: Iterable[str]) -> FourdgenError:
+    return FourdgenError(f"regenerate.clip: the scene has no clip {name!r}", f"its clips: {', '.join(clips)}")
 
 
 def generator_of(config: RegenerateConfig, device: str) -> Generator:
     """The generator that the settings name. Raises FourdgenError."""
     if config.generator == "fill":
-        return make_generator("fill", {"device": device})
+        return make_generator("fill", {"device": device, **config.options})
     if config.generator == "video":
-        options = {name: getattr(config, name) for name in BY_MODEL}
-        return make_generator("video", {**options, "steps": config.sampling_steps, "device": device})
-    return make_generator(config.generator, {})
+        settings = {name: getattr(config, name) for name in BY_MODEL}
+        return make_generator("video", {**settings, "steps": config.sampling_steps, "device": device, **config.options})
+    return make_generator(config.generator, config.options)
 
 
 def plan(scene: Scene4D, config: RegenerateConfig) -> list[CameraPath]:
@@ -84,7 +113,7 @@ def plan(scene: Scene4D, config: RegenerateConfig) -> list[CameraPath]:
         return given_paths(scene, read_camera_entries(Path(config.cameras)), config.size)
     clip = config.clip or scene.reference
     if clip not in scene.clips:
-        raise FourdgenError(f"regenerate.clip: the scene has no clip {clip!r}", f"its clips: {', '.join(scene.clips)}")
+        raise _no_clip(clip, scene.clips)
     return paths.plan_paths(scene, clip, config.views, config.every, config.size)
 
 

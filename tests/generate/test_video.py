@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import json
+import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from fourdgen.generate import Guide, make_generator, video
+from fourdgen.generate import Guide, make_generator, model_files, video
 from fourdgen.generate.video import CERTAIN, Keeper, Video
 from fourdgen.geometry.camera import Cameras, intrinsics
 from fourdgen.report import FourdgenError, Silent
@@ -136,11 +141,92 @@ def test_one_clear_error_where_weights_are_missing(tmp_path: Path) -> None:
     for wrong in ("/nowhere", "./models/wan", "wan"):  # said before a reconstruction begins, not after it
         with pytest.raises(FourdgenError, match="no such folder"):
             make_generator("video", {"model": wrong})
-    make_generator("video", {"model": "Wan-AI/Wan2.1-VACE-1.3B-diffusers"})
+    make_generator("video", {"model": "nobody/has-this", "fetch": True})
+    with pytest.raises(FourdgenError, match="the hub's cache does not have it"):
+        make_generator("video", {"model": "nobody/has-this"})
+
+
+@pytest.mark.parametrize("lost", ["vae", "vae/*.safetensors", "transformer/2.safetensors"])
+def test_a_model_that_came_only_half_is_found_out_before_any_work(lost: str, model: Path, tmp_path: Path) -> None:
+    half = shutil.copytree(model, tmp_path / "half")
+    if lost == "vae":
+        shutil.rmtree(half / "vae")
+    elif lost.startswith("vae"):
+        next((half / "vae").glob("*.safetensors")).unlink()
+    else:
+        listing = {"weight_map": {"x": "diffusion_pytorch_model.safetensors", "y": "2.safetensors"}}
+        (half / "transformer" / "w.safetensors.index.json").write_text(json.dumps(listing))
+    with pytest.raises(FourdgenError, match=f"there is no {re.escape(lost)}"):
+        small(half)
+
+
+def test_a_model_needs_diffusers(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FourdgenError, match="needs diffusers"):
+        small(model)
+
+
+def cached(model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A hub name whose files lie in a cache of the hub."""
+    from huggingface_hub import constants
+
+    repo = cache / "models--some--tiny"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text("0123")
+    shutil.copytree(model, repo / "snapshots" / "0123")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(video, "_loaded", {})
+    return "some/tiny"
+
+
+def test_a_hub_model_that_is_here_is_used_and_its_memory_counted(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = cached(model, tmp_path, monkeypatch)
+    loaded = video.load(name, "cpu", False, Silent())
+    assert type(loaded).__name__ == "WanVACEPipeline"
+    monkeypatch.setattr(video, "_loaded", {})
+    monkeypatch.setattr(model_files, "free_gigabytes", lambda: 0.5 * model_files.weight_gigabytes(model, 4))
+    with pytest.raises(FourdgenError, match=r"needs about .* GB of memory"):
+        video.load(name, "cpu", False, Silent())
+
+
+def test_a_model_is_fetched_only_when_allowed_and_after_a_look_at_its_size(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diffusers
+    import huggingface_hub
+
+    sizes = {"vae/a.safetensors": 2**30, "text_encoder/b.safetensors": 3 * 2**30, "vae/a.fp16.safetensors": 2**40,
+             "all.safetensors": 2**40}  # fmt: skip
+    files = [SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()]
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: SimpleNamespace(siblings=files))
+    asked: list[str] = []
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", lambda name: asked.append(name) or str(model))
+    monkeypatch.setattr(video, "_loaded", {})
+    monkeypatch.setattr(model_files, "free_gigabytes", lambda: 5.0)
+    with pytest.raises(FourdgenError, match=r"needs about 5 GB of memory"):  # 1.3 times 4 GB
+        video.load("nobody/has-this", "cpu", True, Silent())
+    assert not asked
+    monkeypatch.setattr(model_files, "free_gigabytes", lambda: 6.0)
+    notes: list[str] = []
+    telling = SimpleNamespace(emit=lambda event, text="", **_: notes.append(text), warn=notes.append)
+    assert type(video.load("nobody/has-this", "cpu", True, telling)).__name__ == "WanVACEPipeline"
+    assert asked == ["nobody/has-this"] and notes[0] == "fetching nobody/has-this from the hub, about 4.0 GB"
+
+    def down(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", down)
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "download", down)
+    monkeypatch.setattr(video, "_loaded", {})
+    with pytest.raises(FourdgenError, match=r"could not be fetched from the hub \(no route\)"):
+        video.load("nobody/has-this", "cpu", True, telling)
+    assert notes[-1] == "fetching nobody/has-this from the hub, of unknown size"
 
 
 def test_one_clear_error_where_memory_is_short(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "free_gigabytes", lambda: 0.5 * video.weight_gigabytes(model, 4))
+    monkeypatch.setattr(model_files, "free_gigabytes", lambda: 0.5 * model_files.weight_gigabytes(model, 4))
     monkeypatch.setattr(video, "_loaded", {})
     with pytest.raises(FourdgenError, match=r"needs about .* GB of memory"):
         small(model).generate(guide(), None, Silent())  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from fourdgen import config, pipeline, receipt
+from fourdgen import account, config, pipeline, receipt
 from fourdgen.data.capture import Capture, Clip, joined, load_capture, write_picture
 from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, FrameSet, RootTrack
 from fourdgen.fit import gauge, loop, rounds, sampler
@@ -29,6 +31,10 @@ from tests.toy import toy_scene
 
 TINY = TrainConfig(steps=(60,), levels=(64.0,), progress=(1.0,), growth=(1.0,), bones=4, max_surfels=300)
 LONGER = replace(TINY, steps=(200,), rebuild_at=(), densify_every=20)
+
+
+DEMO = Path(__file__).parents[2] / "assets" / "demo" / "a.mp4"
+HERE = Job((), Path("scene.ply"), Path("scene.run"))
 
 
 class Notes:
@@ -327,11 +333,78 @@ def test_rounds_are_further_rows_of_the_plan() -> None:
 def test_a_generator_that_cannot_work_is_refused_before_any_work() -> None:
     check: Callable[..., None] = regenerate.check
     with pytest.raises(FourdgenError, match="no such generator"):
-        check(None, RegenerateConfig(rounds=1, generator="dream"))
+        check(HERE, RegenerateConfig(rounds=1, generator="dream"))
     with pytest.raises(FourdgenError, match="needs a model"):
-        check(None, RegenerateConfig(rounds=1, generator="video"))
+        check(HERE, RegenerateConfig(rounds=1, generator="video"))
     with pytest.raises(FourdgenError, match=r"regenerate.views: 0 is too few"):
-        check(None, RegenerateConfig(views=0))
+        check(HERE, RegenerateConfig(views=0))
+    with pytest.raises(FourdgenError, match=r"regenerate.size: 1 pixels show nothing"):
+        check(HERE, RegenerateConfig(size=1))
+
+
+def test_clips_and_cameras_of_a_round_are_looked_at_before_any_work(tmp_path: Path) -> None:
+    job = replace(HERE, inputs=(tmp_path / "a.mp4", tmp_path / "b.mp4"))
+    regenerate.check(job, RegenerateConfig(rounds=1, clip="b"))
+    with pytest.raises(FourdgenError, match="no clip 'c'"):
+        regenerate.check(job, RegenerateConfig(rounds=1, clip="c"))
+
+    def cameras(*entries: dict[str, Any]) -> str:
+        common = {"fl_x": 50.0, "w": 32, "h": 32, "transform_matrix": torch.eye(4).tolist()}
+        (tmp_path / "cameras.json").write_text(json.dumps({"frames": [{**common, **entry} for entry in entries]}))
+        return str(tmp_path / "cameras.json")
+
+    regenerate.check(job, RegenerateConfig(rounds=1, cameras=cameras({"frame": 0, "clip": "b"}, {"frame": 1})))
+    for entry, said in (
+        ({}, "entry 1 of the cameras has no frame"),
+        ({"frame": 1, "clip": "c"}, "entry 1 of the cameras: the scene has no clip 'c'"),
+        ({"frame": 1, "w": 48}, "pictures of different sizes"),
+    ):
+        with pytest.raises(FourdgenError, match=said):
+            regenerate.check(job, RegenerateConfig(rounds=1, cameras=cameras({"frame": 0}, entry)))
+    with pytest.raises(FourdgenError, match=r"(?s)2 things are wrong:.*regenerate.clip beside.*no such generator"):
+        regenerate.check(job, RegenerateConfig(rounds=1, clip="a", cameras=cameras({"frame": 0}), generator="x"))
+
+
+class Choosy:
+    """A generator with options."""
+
+    def __init__(self, url: str, tries: int = 1) -> None:
+        if tries < 1:
+            raise ValueError("tries: 1 or more")
+        self.url, self.tries = url, tries
+
+    def generate(self, guide: Guide, footage: Footage, report: Reporter) -> Generated: ...
+
+
+def test_options_of_a_generator_reach_it_and_wrong_ones_are_told_of(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    text = f'extends = "fast"\n[regenerate]\nrounds = 1\ngenerator = "{__name__}:Choosy"\n'
+    recipe.write_text(text + '[regenerate.options]\nurl = "http://here"\ntries = 2\n')
+    read = config.load_recipe(str(recipe))
+    kinds = {stage.name: stage.config for stage in pipeline.stages_of(read)}
+    settings = config.resolve(read, kinds)["regenerate"]
+    made = regenerate.generator_of(settings, "cpu")
+    assert isinstance(made, Choosy) and (made.url, made.tries) == ("http://here", 2)
+    given = "Choosy cannot be made: "
+    for options, said in (
+        ({}, given + "TypeError: .*missing 1 required positional argument: 'url'"),
+        ({"url": "x", "colour": 1}, given + "TypeError: .*unexpected keyword argument 'colour'"),
+        ({"url": "x", "tries": 0}, given + "ValueError: tries: 1 or more"),
+    ):
+        with pytest.raises(FourdgenError, match=said):
+            regenerate.check(HERE, replace(settings, options=options))
+    with pytest.raises(FourdgenError, match=r"fill cannot be made: .*'colour'"):
+        regenerate.check(HERE, RegenerateConfig(rounds=1, options={"colour": 1}))
+    one, other = (
+        stage_key(regenerate.STAGE, replace(settings, options={"url": url}), HERE, "cpu", 0, []) for url in ("x", "y")
+    )
+    assert one != other
+    planned = pipeline.plan(pipeline.Request((DEMO,), tmp_path / "scene.ply", pipeline="fast"))
+    row = replace(planned.rows[-2], config=settings)
+    (tmp_path / "scene.run").mkdir()
+    account.write_run(replace(planned, rows=(row,)), ())
+    written = tomllib.loads((tmp_path / "scene.run" / "run.toml").read_text())
+    assert written[row.stage.name]["options"] == {"url": "http://here", "tries": 2}
 
 
 def test_a_capture_joined_of_two_folders_reads_from_both(filmed: Any, tmp_path: Path) -> None:
