@@ -43,11 +43,14 @@ def picture(values: torch.Tensor | np.ndarray) -> np.ndarray:
 
 def subject_of(view: View) -> tuple[slice, slice]:
     """The square around the true subject, with some room."""
-    box = metrics.mask_box(view.alpha > 0.5) or (slice(0, view.alpha.shape[0]), slice(0, view.alpha.shape[1]))
+    return subject_in(view.alpha)
+
+
+def subject_in(alpha: torch.Tensor) -> tuple[slice, slice]:
+    """The square around what is in a silhouette [h w], with some room."""
+    box = metrics.mask_box(alpha > 0.5) or (slice(0, alpha.shape[0]), slice(0, alpha.shape[1]))
     side = round(1.25 * max(part.stop - part.start for part in box))
-    corners = [
-        max(0, min((part.start + part.stop - side) // 2, size - side)) for part, size in zip(box, view.alpha.shape)
-    ]
+    corners = [max(0, min((part.start + part.stop - side) // 2, size - side)) for part, size in zip(box, alpha.shape)]
     return slice(corners[0], corners[0] + side), slice(corners[1], corners[1] + side)
 
 
