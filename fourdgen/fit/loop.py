@@ -25,7 +25,7 @@ from fourdgen.report import Reporter, Silent
 from fourdgen.scene.bones import BoneMotion, ClipTime, acceleration, rigidity
 from fourdgen.scene.surfels import Surfels, rgb_from_sh
 
-LATE = 0.6  # progress from which the surface is made sharp
+LATE = 0.6  # progress from which normals count fully
 SETTLE = 0.9  # progress from which only filmed frames are drawn: a round of regeneration ends on what is certain
 HULL_EXTENT = 1.3  # half side of the cube that is carved; the subject's radius is 0.5-1
 
@@ -48,7 +48,6 @@ class TrainConfig:
     mask: float = 0.5  # weight of the silhouette loss
     normal: float = 0.03  # weight of normal consistency, from 30 % of the training on
     normal_late: float = 0.17  # further weight of normal consistency, from 60 % on, when the motion has settled
-    opaque: float = 0.05  # weight of half-transparency, from 60 % on: surfels become there or not there
     rigidity: float = 0.03  # weight of as-rigid-as-possible bones, while they do not hang together
     needle: float = 0.01  # weight of the aspect bound
     needle_bound: float = 6.0  # aspect ratio from which a surfel counts as a needle
@@ -282,8 +281,6 @@ def _step_loss(
     if step % 2 == 0:
         if (weight := normal_weight(config, done)) > 0:
             loss = loss + 2 * weight * losses.normal_consistency(out, cameras).mean()
-        if config.opaque > 0 and done > LATE:
-            loss = loss + 2 * config.opaque * losses.half_transparent(p["opacity"]).mean()
         if config.smoothness > 0:
             loss = loss + 2 * config.smoothness * acceleration(model.motion, clip).mean()
         if config.rigidity > 0 and len(model.motion.centers) > 1 and not model.motion.joined:

@@ -56,12 +56,3 @@ def needle(log_scales: Float[Tensor, "n 2"], bound: float) -> Float[Tensor, "n"]
     """How far the log aspect ratio of each surfel exceeds log(bound)."""
     aspect = (log_scales[:, 0] - log_scales[:, 1]).abs()
     return (aspect - torch.tensor(bound).log()).clamp_min(0)
-
-
-def half_transparent(logits: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """o (1 - o) of each opacity: nothing for surfels that are there or not there, most for those between.
-
-    A cloud of translucent layers shows the same pictures as a surface, but its blended normals lean towards the viewer.
-    """
-    opacity = torch.sigmoid(logits)
-    return opacity * (1 - opacity)

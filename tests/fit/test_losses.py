@@ -130,16 +130,6 @@ def test_colour_loss_without_the_kernel_is_the_same(monkeypatch: pytest.MonkeyPa
     assert float(plain) == pytest.approx(float(fused), rel=0.04)
 
 
-def test_surfels_become_there_or_not_there() -> None:
-    """Descent on half-transparency moves every opacity to the nearer end, and costs nothing at the ends."""
-    logits = torch.tensor([-3.0, -0.5, 0.5, 3.0], requires_grad=True)
-    cost = losses.half_transparent(logits)
-    cost.sum().backward()
-    assert logits.grad is not None
-    assert torch.equal(torch.sign(-logits.grad), torch.tensor([-1.0, -1.0, 1.0, 1.0]))
-    assert float(losses.half_transparent(torch.tensor([-30.0, 30.0])).amax()) < 1e-6
-
-
 def test_normals_count_little_while_the_motion_is_sought() -> None:
     config = TrainConfig(normal=0.03, normal_late=0.17)
     weights = [normal_weight(config, progress) for progress in (0.0, 0.29, 0.5, 0.6, 0.65, 0.7, 1.0)]
