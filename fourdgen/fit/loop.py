@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from fourdgen.fit.model import Model, PoseCorrections, Rates
 from fourdgen.fit.rebuild import observe, rebuild
 from fourdgen.fit.views import View, Views
 from fourdgen.geometry.camera import Cameras
-from fourdgen.render import Rasterizer, RenderOut, draw
+from fourdgen.render import Rasterizer, RenderOut
 from fourdgen.report import Reporter, Silent
 from fourdgen.scene.bones import BoneMotion, ClipTime, acceleration, rigidity
-from fourdgen.scene.surfels import Surfels, rgb_from_sh
+from fourdgen.scene.surfels import rgb_from_sh
 
 LATE = 0.6  # progress from which normals count fully
 SETTLE = 0.9  # progress from which only filmed frames are drawn: a round of regeneration ends on what is certain
@@ -60,9 +60,6 @@ class TrainConfig:
     smoothness: float = 7.5  # weight of the acceleration of bones, radians and root units per (1/24 s)^2
     densify_every: int = 150  # steps between births
     checkpoint_every: int = 1000  # steps between checkpoints
-    refine_from: float = 1.0  # progress from which a refined branch carries the colour; 1 switches it off
-    refine_plain: float = 0.5  # weight of the plain branch's own colour loss from then on
-    refine_prior: float = 1e-3  # weight of the size of the refinement
 
 
 @dataclass
@@ -168,8 +165,6 @@ def train(
         if rebuild_due(config, progress.step) and not hold_motion:
             model = rebuild(model, observe(model, finest, tracks, frames), config.tree, generator)
             growth.reset(len(model))
-        if done >= config.refine_from and model.refinement is None:
-            model.start_refinement()
         model.set_rates(rate_factor(done, config.motion))
         row, progress.order = _next(progress.order, frames, filmed if done >= SETTLE else None, generator)
 
@@ -258,7 +253,7 @@ def _step_loss(
 
     p = model.p
     bones = model.motion.dual_quats(clip, frames.seconds[row : row + 1])
-    means, quats, turned = model.motion.carried(bones[0], p["means"], p["quats"])
+    means, quats, _ = model.motion.carried(bones[0], p["means"], p["quats"])
     out = rasterizer(
         means,
         quats,
@@ -269,14 +264,7 @@ def _step_loss(
         background=background,
     )
     color_loss, silhouette, error = _compared(out, view, background, config)
-    if model.refinement is None:
-        loss = color_loss + config.mask * silhouette
-    else:  # docs/method.md section 6: colour is the refined branch's, the surface is the plain one's
-        state = Surfels(**p, confidence=torch.ones(len(model)))
-        fine = draw(replace(state, means=means, quats=quats, turned=turned), cameras, background, rasterizer)
-        fine_loss, fine_silhouette, error = _compared(fine, view, background, config)
-        loss = fine_loss + config.refine_plain * color_loss + config.mask * (silhouette + fine_silhouette)
-        loss = loss + config.refine_prior * (model.refinement**2).sum(1).mean()
+    loss = color_loss + config.mask * silhouette
     # Every second step with twice the weight: these cost time and change slowly.
     if step % 2 == 0:
         if (weight := normal_weight(config, done)) > 0:

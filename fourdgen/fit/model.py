@@ -33,7 +33,6 @@ class Rates:
     bones: float = 2e-3
     poses: float = 1e-3
     focal: float = 5e-4
-    refinement: float = 5e-3
 
 
 class PoseCorrections(torch.nn.Module):
@@ -146,17 +145,6 @@ class Model:
         """The canonical surfels as they are now (with gradients)."""
         return Surfels(**self.p, confidence=torch.ones(len(self)))
 
-    @property
-    def refinement(self) -> Float[Tensor, "n 5"] | None:
-        """Rotation vectors and log scale changes of the refined branch; None before it starts."""
-        return self.p.get("refinement")
-
-    def start_refinement(self) -> None:
-        """From here on there is a refined branch; first it is the plain one (docs/method.md section 6)."""
-        self.p["refinement"] = torch.zeros(len(self), 5, requires_grad=True)
-        group = {"params": [self.p["refinement"]], "base": Rates().refinement, "name": "refinement", "lr": 0.0}
-        self.optimizer.param_groups.append(group)
-
     def hold_motion(self) -> None:
         """From here on the motion stays as it is: bones and network are no longer trained."""
         for parameter in self.motion.parameters():
@@ -198,8 +186,6 @@ class Model:
         }
 
     def load_state(self, state: dict[str, dict[str, Tensor]]) -> None:
-        if "refinement" in state["surfels"] and self.refinement is None:
-            self.start_refinement()
         for group in self.optimizer.param_groups:
             name = group["name"]
             if name in self.p:

@@ -13,12 +13,12 @@ from fourdgen.data.capture import Capture, Clip, write_picture
 from fourdgen.data.records import ClipTrack, FrameSet
 from fourdgen.fit import loop, sampler
 from fourdgen.fit.loop import TrainConfig
-from fourdgen.fit.model import SURFEL_PARAMETERS, Model, PoseCorrections, Rates
+from fourdgen.fit.model import Model, PoseCorrections
 from fourdgen.fit.views import Views
 from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
 from fourdgen.render import draw, pick
 from fourdgen.report import FourdgenError
-from fourdgen.scene.bones import BoneMotion, ClipTime
+from fourdgen.scene.bones import ClipTime
 from fourdgen.stages import train as stage
 from tests.toy import toy_scene
 
@@ -99,12 +99,10 @@ def test_a_rigid_asset_stands_still(filmed, tmp_path: Path) -> None:
 
 
 def test_a_killed_run_ends_exactly_like_an_unkilled_one(filmed, tmp_path: Path) -> None:
-    """Killed after the refinement has begun, so that everything there is has to be in the checkpoint."""
-
     class Killed(Exception):
         pass
 
-    config, calls = replace(SMALL, refine_from=0.6), 0
+    calls = 0
 
     def kill_after_the_last_checkpoint(model: Model) -> None:
         nonlocal calls
@@ -115,10 +113,9 @@ def test_a_killed_run_ends_exactly_like_an_unkilled_one(filmed, tmp_path: Path) 
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     with pytest.raises(Killed):
-        run(filmed, tmp_path / "a", config, kill_after_the_last_checkpoint, refine=True)
-    resumed = run(filmed, tmp_path / "a", config, refine=True)
-    whole = run(filmed, tmp_path / "b", config, refine=True)
-    assert whole.refinement is not None and float(whole.refinement.detach().abs().max()) > 1e-4
+        run(filmed, tmp_path / "a", SMALL, kill_after_the_last_checkpoint, refine=True)
+    resumed = run(filmed, tmp_path / "a", SMALL, refine=True)
+    whole = run(filmed, tmp_path / "b", SMALL, refine=True)
     assert resumed.p.keys() == whole.p.keys()
     assert all(torch.equal(resumed.p[name], whole.p[name]) for name in whole.p)
     assert all(torch.equal(x, y) for x, y in zip(resumed.motion.parameters(), whole.motion.parameters(), strict=True))
@@ -148,19 +145,6 @@ def test_wrong_poses_of_a_known_shape_are_mended_by_its_pictures() -> None:
     mended = corrections.tracks(bent)["a"].cam_from_root
     after = rotation_angle_degrees(mended[:, :3, :3], right.cam_from_root[:, :3, :3]).mean()
     assert float(before) > 2 and float(after) < 0.4 * float(before)
-
-
-def test_a_refined_branch_starts_as_the_plain_one() -> None:
-    scene, filmed_by = toy_scene(), toy_scene().clips["a"].cameras[3]
-    motion = BoneMotion(torch.zeros(2, 3), 0.3, {"a": ClipTime(scene.clips["a"].seconds, "a")})
-    model = Model({name: getattr(scene.surfels, name) for name in SURFEL_PARAMETERS}, motion, None, Rates())
-    plain = draw(model.motion.warp(model.surfels(), "a", 0.2), filmed_by).rgb.detach()
-    model.start_refinement()
-    again = draw(model.motion.warp(model.surfels(), "a", 0.2), filmed_by).rgb
-    assert torch.allclose(again, plain, atol=1e-6)
-    (again**2).sum().backward()
-    assert model.refinement is not None and model.refinement.grad is not None
-    assert float(model.refinement.grad.abs().max()) > 0  # from there it can go its own way
 
 
 def test_schedules_run_from_zero_to_one() -> None:
