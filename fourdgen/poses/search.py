@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,8 +11,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fourdgen.geometry.transforms import so3_exp
-from fourdgen.poses.accept import DISTINCT, Verdict, flow_agreement, judge, judge_still, path_difference
+from fourdgen.geometry.transforms import nearest_rotation, rotation_angle_degrees, so3_exp
+from fourdgen.poses.accept import DISTINCT, Verdict, flow_agreement, global_turn, judge, judge_still, path_difference
 from fourdgen.poses.again import look_again
 from fourdgen.poses.candidates import BODY, NODES, WAVES, Candidate, SearchSettings, distinct, first_fit, steps_of
 from fourdgen.poses.compare import Fit, Nodes, Pace, cosines
@@ -30,7 +31,8 @@ MOVES = ((3, 0.2, 12.0), (2, 0.14, 9.0), (2, 0.08, 6.0))
 RISES = 3  # cosines of time by which the elevation is moved, the constant among them
 FINALISTS = 3
 FLOW_DOUBT = 0.12  # a path against the flow has to fit better by so much
-EVEN = 1.03  # times the loss of the best path that an orbit near an even one may have and still be believed
+EVEN = 1.03  # times the loss of the best path that an orbit near an even one, or a mean, may have and still be believed
+KIN, SOFT = 45.0, 0.1  # candidates so near (degrees) have a mean; a loss greater by this share weighs a factor e less
 HOPELESS = 1.4  # times the best loss: such a candidate stays as a rival, but nobody spends a line search on it
 FIRST_LOOK = 70  # percent of the work, where a second look is needed
 STILL = "still"
@@ -94,13 +96,35 @@ def _refined(
     candidates: list[Candidate], others: list[Candidate], pictures: Pictures, turn: Turn, settings: SearchSettings
 ) -> list[Candidate]:
     """The candidates after their last fit, among `others` that have had theirs, best first."""
-    refined = [*others, *(_refine(candidate, pictures, settings) for candidate in candidates)]
+    refined = [
+        *others,
+        *(_refine(candidate, pictures, settings, candidate.fit.rotations().detach()) for candidate in candidates),
+    ]
     refined.sort(key=lambda c: c.loss * _doubt(c, pictures, turn))
     if others and refined[0] is others[0]:
         return refined
+    between = mean_path([(c.fit.rotations().detach(), c.loss) for c in refined])
+    if between is not None:
+        middle = _refine(refined[0], pictures, settings, between)
+        refined = [middle, *refined] if middle.loss < EVEN * refined[0].loss else [*refined, middle]
     # A body that turns to and fro looks like a view that turns unevenly: the even one has the benefit of the doubt.
-    even = _refine(refined[0], pictures, settings, around=1)
+    even = _refine(refined[0], pictures, settings, refined[0].fit.rotations().detach(), around=1)
     return [even, *refined[1:]] if even.loss < EVEN * refined[0].loss else refined
+
+
+def mean_path(paths: list[tuple[Float[Tensor, "n 3 3"], float]]) -> Float[Tensor, "n 3 3"] | None:
+    """The mean of the first path and of those near it, the ones that fit better weighing more; None without one near.
+
+    `paths`: rotations and loss, the best first. Each has read something else of the body's motion as the camera's; what
+    they share is nearer to the truth than each of them.
+    """
+    first, least = paths[0]
+    total, near = first, 0
+    for path, loss in paths[1:]:
+        turned = path @ global_turn(path, first)
+        if float(rotation_angle_degrees(turned, first).median()) < KIN:
+            total, near = total + math.exp((1 - loss / least) / SOFT) * turned, near + 1
+    return nearest_rotation(total) if near else None
 
 
 def _chosen(finalists: list[Candidate], still: Candidate, pictures: Pictures, turn: Turn) -> ClipSolution:
@@ -213,10 +237,12 @@ def _probed(name: str, rotation: Tensor, place: Tensor, pictures: Pictures, sett
     return Candidate(name, fit, fit.score())
 
 
-def _refine(candidate: Candidate, pictures: Pictures, settings: SearchSettings, around: int = 7) -> Candidate:
-    """From the orbit next to the candidate's path (`around`: see `tidied`), with body motion."""
+def _refine(
+    candidate: Candidate, pictures: Pictures, settings: SearchSettings, path: Float[Tensor, "n 3 3"], around: int = 7
+) -> Candidate:
+    """The candidate with body motion, from the orbit next to `path` (`around`: see `tidied`)."""
     place, focal = candidate.fit.place.detach(), float(candidate.fit.focal.detach().exp())
-    orbit = tidied(candidate.fit.rotations().detach(), place[:, :2], focal, pictures.frame, around)
+    orbit = tidied(path, place[:, :2], focal, pictures.frame, around)
     fit = with_body(pictures, orbit, place, settings)
     return replace(candidate, fit=fit, loss=fit.score())
 
