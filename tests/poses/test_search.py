@@ -11,14 +11,14 @@ import torch
 
 from fourdgen.geometry.camera import look_at, orbit_eyes
 from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
-from fourdgen.poses.accept import global_turn, judge, judge_still
+from fourdgen.poses.accept import global_turn, judge, judge_still, path_difference
 from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.compare import Fit, Nodes, Pace, facing, hats
 from fourdgen.poses.hypotheses import azimuths, tidied
 from fourdgen.poses.level import tilt
 from fourdgen.poses.pictures import cut
 from fourdgen.poses.register import Solved, register
-from fourdgen.poses.search import solve_clip, with_body
+from fourdgen.poses.search import mean_path, solve_clip, with_body
 from fourdgen.poses.tracks import places_of
 from fourdgen.poses.turn import turn_from_flow
 from tests.poses.subject import film, orbit
@@ -83,6 +83,21 @@ def test_a_still_view_is_doubted_where_a_turn_explains_far_more() -> None:
     assert not doubted.accepted and "--turn" in doubted.reason and doubted.margin == pytest.approx(0.8)
     assert judge_still(loss=0.1, rival_loss=0.095).accepted
     assert judge_still(loss=0.1, rival_loss=None).accepted  # nothing else was tried
+
+
+def test_the_mean_of_paths_that_err_apart_is_nearer_the_truth() -> None:
+    """Each in its own root frame, one to the left, one to the right; the mirrored path has no say."""
+    truth = orbit(AZIMUTH).cam_from_world[:, :3, :3]
+    swing = torch.sin(torch.linspace(0, 6, len(truth)))[:, None] * torch.tensor([0.0, 0.3, 0.0])
+    secret = so3_exp(torch.tensor([0.3, 1.1, -0.2]))
+    left, right = so3_exp(swing) @ truth, so3_exp(-swing) @ truth @ secret
+    mirror = orbit(-AZIMUTH).cam_from_world[:, :3, :3]
+    mean = mean_path([(left, 0.1), (right, 0.1), (mirror, 0.1)])
+    assert mean is not None
+    assert path_difference(left, truth) > 8 and path_difference(mean, truth) < 1
+    worse = mean_path([(left, 0.1), (right, 0.13)])
+    assert worse is not None and path_difference(worse, left) < path_difference(worse, right) / 5
+    assert mean_path([(left, 0.1), (mirror, 0.1)]) is None
 
 
 def test_none_is_obeyed(turning: tuple) -> None:  # type: ignore[type-arg]
