@@ -326,6 +326,6 @@ def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="align", needs=("ingest",), config=AlignConfig, version=4, run=run,
+    name="align", needs=("ingest",), config=AlignConfig, version=5, run=run,
     save=store.save_alignment, load=store.load_alignment, facts=facts, check=check_reference,
 )  # fmt: skip
