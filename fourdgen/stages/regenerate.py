@@ -283,6 +283,6 @@ def load(folder: Path) -> Capture:
 
 
 STAGE = Stage(
-    name="regenerate", needs=("ingest", "train"), config=RegenerateConfig, version=1,
+    name="regenerate", needs=("ingest", "train"), config=RegenerateConfig, version=2,
     run=run, save=save_capture, load=load, check=check, facts=facts,
 )  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 
 from fourdgen.data.capture import Capture, Clip, write_picture
 from fourdgen.evaluate.confidence import auc
-from fourdgen.fit.confidence import EDGE, outline, pixel_confidence, surfel_confidence
+from fourdgen.fit.confidence import EDGE, changes, outline, pixel_confidence, surfel_confidence
 from fourdgen.render import draw, pick
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.surfels import sh_from_rgb
@@ -66,6 +66,26 @@ def test_pixels_follow_their_surfels_and_clear_background_is_certain() -> None:
     assert float(sure[0, 0]) > 0.95  # a corner, far from the subject
     beyond = outline(inside)[1]
     assert float(sure[(beyond > 0) & (beyond < 1.5)].mean()) < 1 - 0.6 * EDGE
+
+
+def test_what_a_misplacement_would_spoil_is_doubted() -> None:
+    picture = torch.zeros(40, 60, 3)
+    assert float(changes(picture, 4).max()) == 0
+    picture[:, 30:] = 0.3  # an edge: of eight places around, three lie across it
+    for reach in (1, 4, 9):
+        found = changes(picture, reach)
+        assert float(found[:, 29].min()) == float(found[:, 30].max()) == 3 / 8
+        assert float(found[:, 29 - reach].max()) == 0 and float(found[:, 30 + reach].max()) == 0
+    assert float(changes(picture - 0.25 * picture.sign(), 4).max()) == 0  # too faint to be called wrong
+
+    scene = toy_scene()
+    state, camera = scene.at("a", 0.0), scene.clips["a"].cameras[0]
+    state = replace(state, confidence=torch.full((len(state),), 0.6))
+    plain = replace(state, sh=sh_from_rgb(torch.full((len(state), 3), 0.5)))
+    spots = replace(state, sh=sh_from_rgb((torch.arange(len(state)) % 2)[:, None].expand(-1, 3) * 0.6 + 0.2))
+    deep = outline(draw(state, camera, rasterizer=RASTERIZER).alpha[0] > 0.5)[0] > 6
+    sure, unsure = (pixel_confidence(s, camera, RASTERIZER)[deep].mean() for s in (plain, spots))
+    assert float(sure) > float(unsure) + 0.1
 
 
 def test_auc_is_the_chance_that_a_fault_is_doubted_more() -> None:
