@@ -58,6 +58,17 @@ def test_every_view_has_its_films_and_its_cameras(asset: Path, tmp_path: Path) -
     assert json.loads((tmp_path / "out" / "views.json").read_text())["a-view1"]["frames"] == 3
 
 
+def test_what_an_earlier_call_left_behind_goes(asset: Path, tmp_path: Path) -> None:
+    (tmp_path / ".work-of-a-stopped-call").mkdir()
+    mine = tmp_path / "mine.mp4"
+    mine.write_bytes(b"of somebody")
+    regenerate(asset, RegenerateRequest(tmp_path, views=2, settings=("every=6",)))
+    regenerate(asset, RegenerateRequest(tmp_path, views=1, settings=("every=6",)))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert "a-view1.mp4" in names and "a-view1_mask.mp4" in names and mine.name in names
+    assert not any(name.startswith(("a-view2", ".work")) for name in names)
+
+
 def test_its_cameras_give_the_same_paths_again(asset: Path, tmp_path: Path) -> None:
     request = RegenerateRequest(tmp_path, views=1, settings=("every=4",))
     regenerate(asset, request)
@@ -93,12 +104,13 @@ class Mine:
 """
     monkeypatch.syspath_prepend(str(tmp_path))
     request = RegenerateRequest(tmp_path / "out", views=2, generator="of_somebody:Mine", settings=("every=6",))
+    made = []
     for text in (code, code, code + "# mended\n"):
         (tmp_path / "of_somebody.py").write_text(text)
         with pytest.raises(FourdgenError, match="no answer"):
             regenerate(asset, request)
-    made = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out").glob(".work-*/made/a-view1.pt"))
-    assert len(made) == 2  # of three calls
+        made += [path.stat().st_mtime_ns for path in (tmp_path / "out").glob(".work-*/made/a-view1.pt")]
+    assert len(made) == 3 and made[0] == made[1] < made[2]
 
 
 def test_what_it_refuses_before_any_work(asset: Path, tmp_path: Path) -> None:
@@ -111,6 +123,7 @@ def test_what_it_refuses_before_any_work(asset: Path, tmp_path: Path) -> None:
     ("asked", "said"),
     [
         ({"views": 0}, "--views: 0 is too few"),
+        ({"prompt": "a fox"}, "--prompt: only a video model is told that"),
         ({"settings": ("every=0",)}, "--set every: 0 is too few"),
         ({"settings": ("regenerate.every=x",)}, "--set every = x: expected a whole number"),
         ({"settings": ("wievs=3",)}, r"--set wievs: no such setting \(did you mean views\?\)"),

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,11 +91,13 @@ def make_generator(name: str, options: Mapping[str, Any]) -> Generator:
     Raises FourdgenError: nothing of that name can be imported or made with these options, or it has no `generate`.
     """
     module, colon, attribute = BUILT_IN.get(name, name).partition(":")
-    hint = f'name one of {", ".join(BUILT_IN)}, or "module:Class" of a package that is installed, and options it takes'
+    names = ", ".join(BUILT_IN)
+    hint = f'name one of {names}, or "module:Class" of this folder or an installed package, and options it takes'
     if not colon:
         raise FourdgenError(f"{name}: no such generator", hint)
     try:
-        made = getattr(importlib.import_module(module), attribute)(**options)
+        with _this_folder():
+            made = getattr(importlib.import_module(module), attribute)(**options)
     except FourdgenError:
         raise
     except Exception as error:  # of another package, which may refuse its options as it likes
@@ -105,9 +109,21 @@ def make_generator(name: str, options: Mapping[str, Any]) -> Generator:
     return generator
 
 
+@contextmanager
+def _this_folder() -> Iterator[None]:
+    """Modules of the current folder can be imported, after those that are installed."""
+    before = list(sys.path)
+    sys.path.append(str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
 def code_of(name: str) -> str:
     """SHA-256 of the source that "module:Class" is made of: the module's file, or all Python files of its package."""
-    spec = importlib.util.find_spec(name.partition(":")[0].partition(".")[0])
+    with _this_folder():
+        spec = importlib.util.find_spec(name.partition(":")[0].partition(".")[0])
     digest = hashlib.sha256()
     if spec is not None:
         folders = [Path(folder) for folder in spec.submodule_search_locations or ()]

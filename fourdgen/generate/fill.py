@@ -278,7 +278,7 @@ class MiGan(Painter):
 def load_painter(report: Reporter) -> Painter:
     """MI-GAN where its weights are (`fourdgen doctor --fetch`), else the classical way."""
     path = weights.locate("migan")
-    report.emit("note", text=f"inpainting: {'MI-GAN' if path else 'classical (MI-GAN has no weights here)'}")
+    report.emit("note", text=f"inpainting: {'MI-GAN' if path else 'classical (fourdgen doctor --fetch gets MI-GAN)'}")
     return MiGan(path) if path else Painter()
 
 

@@ -16,6 +16,7 @@ from fourdgen.fit.sampler import view_directions
 from fourdgen.generate import Footage, Guide
 from fourdgen.generate.paths import Path
 from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.transforms import rotation_angle_degrees
 from fourdgen.render import Rasterizer, draw
 from fourdgen.report import FourdgenError
 from fourdgen.scene.entries import camera_of, moment_of
@@ -25,6 +26,7 @@ from fourdgen.scene.surfels import Surfels
 BELIEVED = 0.05  # surfels with less confidence are not drawn
 EROSION = 3  # pixels: side of the window over which the least confidence counts
 MOMENTS = 3  # frames of the temporal median
+STEADY = 10.0  # degrees: a frame from which the camera turns by more than this has no median with its neighbours
 
 
 def believed(surfels: Surfels) -> Surfels:
@@ -46,17 +48,22 @@ def render_guide(footage: Footage, path: Path, rasterizer: Rasterizer, seed: int
         confidence.append(pixel_confidence(surfels, path.cameras[t], rasterizer))
     return Guide(
         path.name, path.clip, path.seconds, path.cameras, torch.stack(rgb), torch.stack(alpha),
-        steadied(torch.stack(confidence)), reference_picture(footage, path), seed,
+        steadied(torch.stack(confidence), path.cameras), reference_picture(footage, path), seed,
     )  # fmt: skip
 
 
-def steadied(confidence: Float[Tensor, "t h w"]) -> Float[Tensor, "t h w"]:
-    """The least confidence of each 3 x 3 pixels, then the median of three frames: single frames must not blink."""
+def steadied(confidence: Float[Tensor, "t h w"], cameras: Cameras) -> Float[Tensor, "t h w"]:
+    """The least confidence of each 3 x 3 pixels, then the median of three frames: single frames must not blink. Where
+    the camera moves fast a frame keeps its own, for a pixel shows something else in the next."""
     least = -F.max_pool2d(-confidence[:, None], EROSION, 1, EROSION // 2)[:, 0]
     if len(least) < MOMENTS:
         return least
     padded = torch.cat([least[:1], least, least[-1:]])
-    return torch.stack([padded[i : i + len(least)] for i in range(MOMENTS)]).median(0).values
+    steady = torch.stack([padded[i : i + len(least)] for i in range(MOMENTS)]).median(0).values
+    turn = cameras.cam_from_world[:, :3, :3]
+    step = F.pad(rotation_angle_degrees(turn[1:], turn[:-1]), (1, 1))
+    slow = torch.maximum(step[1:], step[:-1]) < STEADY
+    return torch.where(slow[:, None, None], steady, least)
 
 
 def reference_picture(footage: Footage, path: Path) -> Float[Tensor, "h w 3"]:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from fourdgen.stages.regenerate import RegenerateConfig
 
 WORK = "work"  # what a stopped call has finished; gone when the call is over
 PREFIX = "regenerate."
+ENDINGS = ("_guide", "_mask", "")  # of a view's films
 OPTIONS = ("views", "cameras", "clip", "generator", "model", "prompt")  # of the verb; other settings go through --set
 
 
@@ -94,6 +95,9 @@ def resolve(request: RegenerateRequest) -> RegenerateConfig:
         )
     nothing = settings.Recipe("regenerate", Path("regenerate"), "", ("regenerate",))
     chosen: RegenerateConfig = settings.resolve(nothing, {"regenerate": RegenerateConfig}, texts)["regenerate"]
+    unheard = [PREFIX + name for name in stage.BY_MODEL if name in named and name != "fetch"]
+    if chosen.generator != "video" and unheard:
+        raise FourdgenError(f"{' and '.join(unheard)}: only a video model is told that", "name one with --model")
     chosen = replace(chosen, rounds=1)
     stage.check(workspace.Job((), request.output, request.output), chosen)
     return chosen
@@ -121,6 +125,9 @@ def regenerate(
         facts = stage.facts(job, chosen, device)
         key = f"{workspace.hash_path(scene_path)} {workspace.settings_of(chosen)} {request.seed} {device} {facts}"
         work = output / f".{WORK}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+        for other in output.glob(f".{WORK}-*"):
+            if other != work:  # of a stopped call that asked for something else
+                workspace.remove(other)
         work.mkdir(exist_ok=True)
         context = workspace.Context(work, job, device, torch.get_num_threads(), request.seed, report)
         write_png(output / "coverage.png", paths.picture(scene, planned))
@@ -131,6 +138,7 @@ def regenerate(
             rows.append(stage.check_row(guide, made, verdict))
             found[guide.name] = judged(guide, verdict)
         write_png(output / "check.png", stage.stacked(rows))
+        remove_views(output, keep=found)
         (output / "views.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
         workspace.remove(work)
     return found
@@ -142,9 +150,17 @@ def write_films(folder: Path, guide: Guide, made: Generated) -> None:
     gap = float(gaps.median()) if len(gaps) else 0.0  # 0 where many cameras look at one moment
     fps = min(240.0, max(1.0, round(1 / gap, 3))) if gap > 0 else 24.0
     free = (guide.confidence <= GUIDING).float()[..., None].expand(-1, -1, -1, 3)
-    films = {"_guide": guide.rgb, "_mask": free, "": torch.nan_to_num(made.rgb)}
-    for ending, pictures in films.items():
+    for ending, pictures in zip(ENDINGS, (guide.rgb, free, torch.nan_to_num(made.rgb)), strict=True):
         write_video(folder / f"{guide.name}{ending}.mp4", (np.ascontiguousarray(to_bytes(p)) for p in pictures), fps)
+
+
+def remove_views(folder: Path, keep: Collection[str]) -> None:
+    """Removes the films of views that an earlier call wrote here and this one did not."""
+    listed = folder / "views.json"
+    before = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else {}
+    for name in set(before) - set(keep):
+        for ending in ENDINGS:
+            (folder / f"{name}{ending}.mp4").unlink(missing_ok=True)
 
 
 def judged(guide: Guide, verdict: Verdict) -> dict[str, object]:

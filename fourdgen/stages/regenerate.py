@@ -34,6 +34,7 @@ from fourdgen.workspace import Context, Job, Stage
 COLUMNS = 6  # frames of a view in check.png
 ROWS = ("guide", "confidence", "made", "weight")  # of a view in check.png
 LEAST_SIDE = 16  # of made frames, pixels
+SLACK = 0.01  # by which made values may lie outside 0..1: filters overshoot
 MARGIN = 84  # pixels to the left of them, for their names
 BY_MODEL = ("model", "prompt", "avoid", "guidance", "side", "window", "overlap", "fetch")
 
@@ -167,8 +168,10 @@ def made_once(ctx: Context, guide: Guide, footage: Footage, generator: Generator
 def _made_by(generator: Generator, guide: Guide, footage: Footage, ctx: Context) -> Generated:
     """What a generator makes, checked. One of another package may fail in ways of its own (a service that does not
     answer): that is not a mistake in fourdgen."""
+    mine = replace(guide, **{name: getattr(guide, name).clone() for name in ("rgb", "alpha", "confidence")})
     try:
-        made = generator.generate(guide, footage, ctx.report)
+        with torch.no_grad():
+            made = generator.generate(mine, footage, ctx.report)  # whatever it does to its copy, the judge has another
     except FourdgenError:
         raise
     except Exception as error:
@@ -184,7 +187,8 @@ def _made_by(generator: Generator, guide: Guide, footage: Footage, ctx: Context)
 
 
 def check_made(guide: Guide, made: object) -> None:
-    """Raises FourdgenError where a generator's result is not a `Generated` of its guide's shape, colours 0..1."""
+    """Raises FourdgenError where a generator's result is not a `Generated` of its guide's shape with values 0..1.
+    Single frames of rgb or alpha may be no pictures (not numbers): they will be refused."""
     hint = "a generator returns Generated(rgb, alpha, filmed), floats 0..1 of as many frames, rows and columns"
     if not isinstance(made, Generated):
         raise FourdgenError(f"the generator returned {type(made).__name__} for {guide.name}", hint)
@@ -198,6 +202,10 @@ def check_made(guide: Guide, made: object) -> None:
             raise FourdgenError(
                 f"the generator made {name} {got} of a guide of {tuple(guide.rgb.shape)}, {guide.name}", hint
             )
+        if bool(((value < -SLACK) | (value > 1 + SLACK)).any()) or (name == "filmed" and bool(value.isnan().any())):
+            low, high = float(value.nan_to_num().min()), float(value.nan_to_num().max())
+            said = "what is not a number" if low >= 0 and high <= 1 else f"values from {low:.3g} to {high:.3g}"
+            raise FourdgenError(f"the generator made {name} with {said}, {guide.name}", hint)
 
 
 def say(ctx: Context, guide: Guide, verdict: Verdict) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +13,12 @@ from fourdgen.data.cameras_io import CameraEntry
 from fourdgen.data.capture import Capture, Clip, Frame, write_picture
 from fourdgen.fit.confidence import surfel_confidence
 from fourdgen.fit.sampler import view_directions
-from fourdgen.generate import Footage, Generated, Guide, fill, footage_of, make_generator, paths
+from fourdgen.generate import Footage, Generated, Guide, code_of, fill, footage_of, make_generator, paths
 from fourdgen.generate.accept import bounds_of, judge, silhouettes
 from fourdgen.generate.fill import Fill, smoothed, typical
-from fourdgen.generate.guide import given_paths, render_guide
+from fourdgen.generate.guide import given_paths, render_guide, steadied
 from fourdgen.generate.symmetry import find_mirror
+from fourdgen.geometry.camera import look_at, orbit_eyes
 from fourdgen.render import draw, pick
 from fourdgen.report import FourdgenError, Silent
 from fourdgen.scene.surfels import Surfels, sh_from_rgb
@@ -73,6 +76,19 @@ def test_given_cameras_are_grouped_by_view_at_any_rate(footage: Footage) -> None
     assert torch.allclose(found["a-p"].cameras.cam_from_world[0], clip.cameras.cam_from_world[2])
     with pytest.raises(FourdgenError, match="has no frame"):
         given_paths(footage.scene, [replace(entries[0], frame=None)])
+
+
+def test_confidence_is_steadied_where_the_camera_is_slow_and_nowhere_else() -> None:
+    """One doubtful frame in the middle is passed over; where the camera turns fast, each frame keeps its own."""
+    confidence = torch.ones(5, 9, 9)
+    confidence[2] = 0.2
+    slow, fast = (toy_scene().clips["a"].cameras[:5] for _ in range(2))
+    slow, fast = (
+        replace(c, cam_from_world=look_at(orbit_eyes(torch.arange(5.0) * step, 0.0, 3.0)))
+        for c, step in ((slow, 4.0), (fast, 25.0))
+    )
+    assert float(steadied(confidence, slow).min()) == 1
+    assert torch.equal(steadied(confidence, fast), confidence)
 
 
 def test_filmed_pixels_are_carried_to_where_the_surface_went(footage: Footage, guide: Guide) -> None:
@@ -258,6 +274,15 @@ def test_a_generator_of_another_package_by_name() -> None:
         make_generator("pathlib:Path", {})
     with pytest.raises(FourdgenError, match="cannot be made"):
         make_generator("nowhere.at_all:Thing", {})
+
+
+def test_a_generator_in_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one_of_mine.py").write_text("class Mine:\n    def generate(self, guide, footage, report): ...\n")
+    monkeypatch.chdir(tmp_path)
+    before, nothing = list(sys.path), code_of("nowhere_at_all")
+    assert type(make_generator("one_of_mine:Mine", {})).__name__ == "Mine"
+    assert code_of("one_of_mine:Mine") != nothing
+    assert sys.path == before
 
 
 def test_a_moving_limb_is_looked_up_where_it_was(footage: Footage) -> None:

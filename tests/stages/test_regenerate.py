@@ -79,6 +79,10 @@ class Faulty:
             return Generated((guide.rgb * 255).byte())
         if Faulty.fault == "alpha":
             return Generated(guide.rgb, guide.alpha[:, 1:])
+        if Faulty.fault == "range":
+            return Generated(255 * guide.rgb)
+        if Faulty.fault == "filmed":
+            return Generated(guide.rgb, guide.alpha, guide.alpha * float("nan"))
         return None  # type: ignore[return-value]
 
 
@@ -146,6 +150,8 @@ def test_a_finished_view_is_not_made_again(filmed: Any, tmp_path: Path) -> None:
         ("none", "returned NoneType"),
         ("bytes", "made rgb torch.uint8"),
         ("alpha", "made alpha torch.float32"),
+        ("range", "made rgb with values from .* to 255, a-view1"),
+        ("filmed", "made filmed with what is not a number, a-view1"),
     ],
 )
 def test_a_faulty_generator_is_named_and_leaves_nothing_behind(
@@ -155,6 +161,20 @@ def test_a_faulty_generator_is_named_and_leaves_nothing_behind(
     with pytest.raises(FourdgenError, match=said):
         views_of(filmed, tmp_path, generator=f"{__name__}:Faulty")
     assert not list(tmp_path.glob("made/*.pt"))  # else a mended generator would not be asked again
+
+
+class Overwriting:
+    """A generator that paints noise over what it is handed, and hands that back."""
+
+    def generate(self, guide: Guide, footage: Footage, report: Reporter) -> Generated:
+        guide.rgb.copy_(torch.rand_like(guide.rgb))
+        guide.alpha.fill_(1)
+        guide.confidence.zero_()
+        return Generated(guide.rgb, guide.alpha)
+
+
+def test_a_generator_that_writes_into_its_guide_is_judged_by_what_the_asset_shows(filmed: Any, tmp_path: Path) -> None:
+    assert views_of(filmed, tmp_path, generator=f"{__name__}:Overwriting").clips == ()
 
 
 def test_refused_views_are_left_out_with_their_reason(filmed: Any, tmp_path: Path) -> None:
