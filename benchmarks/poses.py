@@ -344,6 +344,8 @@ def plan(given: argparse.Namespace, bench: Path) -> list[dict[str, Any]]:
                 path = folder / f"pair-{end}.json"
                 task = {"kind": "pair", "solutions": solved, "path": str(path), "needs": list(solved.values())}
                 pairs.append({**common, **task})
+                if not (scene / "truth").is_dir():  # no held-out view to compare with
+                    continue
                 poses = str(path.with_suffix("") / "poses.pkl")
                 wholes.append({**common, "kind": "whole", "path": str(folder / f"whole-{end}.json"), "needs": [poses]})
             tasks += searches + pairs + (wholes if given.whole else [])

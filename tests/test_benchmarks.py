@@ -123,6 +123,7 @@ def poses() -> ModuleType:
 def test_poses_are_planned_in_the_order_of_their_worth_and_done_once(poses: ModuleType, tmp_path: Path) -> None:
     scene = tmp_path / "bench" / "ball"
     (scene / "clips").mkdir(parents=True)
+    (scene / "truth").mkdir()
     frames = [{"file_path": f"{clip}.mp4", "clip": clip, "frame": i, "transform_matrix": [[1, 0, 0, 0], [0, 1, 0, 0],
                [0, 0, 1, 0], [0, 0, 0, 1]]} for clip in "ab" for i in range(3)]  # fmt: skip
     camera = {"fl_x": 50.0, "fl_y": 50.0, "cx": 16.0, "cy": 16.0, "w": 32, "h": 32}
