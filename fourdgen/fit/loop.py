@@ -35,7 +35,7 @@ class TrainConfig:
     """Settings of the training stage. Sizes are in subject pixels, weights are relative to the colour loss."""
 
     steps: tuple[int, ...] = (6000, 4600, 2400)  # steps at each level
-    levels: tuple[float, ...] = (28.0, 56.0, 112.0)  # size of the subject in pixels at each level
+    levels: tuple[float, ...] = (40.0, 80.0, 160.0)  # size of the subject in pixels at each level
     progress: tuple[float, ...] = (0.30, 0.35, 0.35)  # share of every schedule that each level takes
     growth: tuple[float, ...] = (0.4, 0.7, 1.0)  # share of the surfels that each level may hold
     max_surfels: int = 0  # 0: surfels_per_pixel times the subject's area at the finest level
