@@ -66,6 +66,7 @@ def test_only_an_uncertain_clip_is_looked_at_again(accepted: bool, monkeypatch: 
 
     monkeypatch.setattr(search, "look_again", again)
     monkeypatch.setattr(search, "judge", verdict)
+    monkeypatch.setattr(search, "mean_path", lambda paths: None)  # it would be one more
     seen: dict[str, list[Candidate]] = {}
     search.solve_clip(rgb, mask, replace(TINY, effort=0.05), watch=seen.__setitem__)
     assert bool(looked) != accepted
