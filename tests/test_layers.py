@@ -19,6 +19,7 @@ FLOORS = {
     "fourdgen.machine": 1,
     "fourdgen.native": 1,
     "fourdgen.picture_losses": 1,
+    "fourdgen.side_by_side": 2,
     "fourdgen.skinning": 1,
     "fourdgen.weights": 1,
     "fourdgen.geometry": 2,

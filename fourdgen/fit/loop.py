@@ -27,6 +27,7 @@ from fourdgen.scene.surfels import rgb_from_sh
 
 LATE = 0.6  # progress from which normals count fully
 SETTLE = 0.9  # progress from which only filmed frames are drawn: a round of regeneration ends on what is certain
+FIT_STEPS = 500
 HULL_EXTENT = 1.3  # half side of the cube that is carved; the subject's radius is 0.5-1
 
 
@@ -42,7 +43,8 @@ class TrainConfig:
     surfels_per_pixel: float = 1.4  # number of surfels per covered pixel when max_surfels is 0
     bones: int = 25  # Gaussian bones
     bone_extent: float = 0.6  # extent of a bone, in distances to its neighbours
-    runs: int = 1  # trainings with seeds of their own; the one that fits the filmed frames best is kept
+    starts: int = 1  # trainings begun with seeds of their own; the one that fits the filmed frames best goes on
+    choose_at: float = 0.41  # progress at which it is chosen
     motion: bool = True  # false: one rigid asset for all times, such as a statue
     ssim: float = 0.2  # share of D-SSIM in the colour loss, the rest is L1
     mask: float = 0.5  # weight of the silhouette loss
@@ -68,6 +70,7 @@ class Progress:
 
     step: int = 0
     order: Tensor | None = None  # draws that are left of the current epoch
+    fit: float = 0.0  # dB on the frames drawn lately: a running mean over some FIT_STEPS steps
 
 
 def plan(config: TrainConfig, step: int) -> tuple[int, float]:
@@ -130,13 +133,16 @@ def train(
     report: Reporter = Silent(),
     initial: Mapping[str, Any] | None = None,
     begin: float = 0.0,
+    until: float = 1.0,
     hold_motion: bool = False,
 ) -> Model:
     """Fit surfels, motion and (optionally) root poses. Goes on from `checkpoint` if it exists, and keeps it up to date.
 
-    `publish(model)` is called with each checkpoint, so that a usable asset exists early. With `initial`, the state of a
-    trained model (`Model.trained`), training takes it up where all schedules stand at `begin`, 0..1, with the surfels
-    that there are: none are born or dropped. The motion is then not trained where `hold_motion` says so.
+    `publish(model)` is called at first and with each checkpoint, so that a usable asset exists early. Training stops,
+    with a checkpoint, where all schedules stand at `until`, 0..1; 1 is the end, which leaves none of its own. With
+    `initial`, the state of a trained model (`Model.trained`), training takes it up where all schedules stand at
+    `begin`, 0..1, with the surfels that there are: none are born or dropped. The motion is then not trained where
+    `hold_motion` says so.
     """
     generator = torch.Generator().manual_seed(seed)
     total = sum(config.steps)
@@ -152,12 +158,12 @@ def train(
             model.hold_motion()
     if checkpoint.exists():
         _resume(checkpoint, model, growth, progress, generator)
-    else:
-        publish(model)
+    publish(model)
+    end = total if until >= 1 else first_step(config, until)
     current, views, seen_psnr = -1, finest, 0.0
     filmed = torch.tensor([clip_times[frames.names[number]].filmed for number in frames.clip.tolist()])
 
-    while progress.step < total:
+    while progress.step < end:
         level, done = plan(config, progress.step)
         if level != current:
             views = finest if level == len(config.steps) - 1 else Views(capture, tracks, config.levels[level])
@@ -179,6 +185,7 @@ def train(
             growth.update(model, round(most * config.growth[level]), generator)
         psnr = -10 * float(torch.log10(error.clamp_min(1e-8)))
         seen_psnr = psnr if seen_psnr == 0 else 0.98 * seen_psnr + 0.02 * psnr
+        progress.fit += (psnr - progress.fit) / min(progress.step, FIT_STEPS)
         if progress.step % 25 == 0 or progress.step == total:
             report.emit(
                 "step",
@@ -189,7 +196,7 @@ def train(
                 psnr=seen_psnr,
                 surfels=len(model),
             )
-        if progress.step % config.checkpoint_every == 0 and progress.step < total:
+        if progress.step < total and (progress.step % config.checkpoint_every == 0 or progress.step == end):
             _save(checkpoint, model, growth, progress, generator)
             publish(model)
     return model
@@ -302,6 +309,7 @@ def _save(path: Path, model: Model, growth: Growth, progress: Progress, generato
         "growth": {"pull": growth.pull, "steps": growth.steps},
         "step": progress.step,
         "order": progress.order if progress.order is not None else torch.zeros(0, dtype=torch.long),
+        "fit": progress.fit,
         "generator": generator.get_state(),
     }
     partial = path.with_suffix(".partial")
@@ -313,5 +321,10 @@ def _resume(path: Path, model: Model, growth: Growth, progress: Progress, genera
     state = torch.load(path, weights_only=True)
     model.load_state(state["model"])
     growth.pull, growth.steps = state["growth"]["pull"], state["growth"]["steps"]
-    progress.step, progress.order = state["step"], state["order"]
+    progress.step, progress.order, progress.fit = state["step"], state["order"], state["fit"]
     generator.set_state(state["generator"])
+
+
+def fit_of(checkpoint: Path) -> float:
+    """dB on the frames that were drawn last before a checkpoint was written."""
+    return float(torch.load(checkpoint, weights_only=True)["fit"])

@@ -16,7 +16,7 @@ import torch
 from fourdgen import native
 from fourdgen.data.capture import Capture, joined, to_bytes, write_png
 from fourdgen.data.records import Alignment, ClipTrack, FrameSet, RootTrack
-from fourdgen.fit import gauge, loop, rounds
+from fourdgen.fit import gauge, loop, rounds, starts
 from fourdgen.fit.confidence import with_confidence
 from fourdgen.fit.loop import TrainConfig
 from fourdgen.fit.model import Model
@@ -49,8 +49,11 @@ def check(job: Job, config: TrainConfig) -> None:
     if any(not 0 < share < 1 for share in config.rebuild_at) or list(config.rebuild_at) != sorted(config.rebuild_at):
         raise FourdgenError("train.rebuild_at: shares of the training between 0 and 1 are needed, in rising order",
                             "leave it empty to never rebuild")  # fmt: skip
-    if config.runs < 1:
-        raise FourdgenError(f"train.runs: {config.runs} runs train nothing", "use 1 or more")
+    if config.starts < 1:
+        raise FourdgenError(f"train.starts: {config.starts} starts train nothing", "use 1 or more")
+    if not 0 < config.choose_at < 1:
+        raise FourdgenError(f"train.choose_at: {config.choose_at:g} is no place within the training",
+                            "use a share above 0 and below 1")  # fmt: skip
     if config.bones < 1:
         raise FourdgenError(f"train.bones: {config.bones} bones cannot move anything", "use 1 or more")
 
@@ -66,43 +69,28 @@ def run(
     def as_scene(model: Model) -> Scene4D:
         return written_scene(model, capture, alignment, track, str(ctx.job.run_folder), frames.every)
 
-    def publish(model: Model) -> None:
-        files.write(ctx.job.output, as_scene(model))
-
-    def trained(number: int) -> Model:
-        return loop.train(
-            capture, track.clips, frames, times, config,
-            refine_poses=not track.given, rasterizer=rasterizer, seed=ctx.seed + number,
-            checkpoint=ctx.folder / f"checkpoint{number or ''}.pt",
-            publish=publish if number == 0 else lambda model: None, report=ctx.report,
+    checkpoint = ctx.folder / "checkpoint.pt"
+    if config.starts > 1 and not checkpoint.exists():
+        subject = starts.Subject(capture, track.clips, frames, times, refine_poses=not track.given)
+        starts.begin(
+            subject, config, seed=ctx.seed, device=ctx.device, threads=ctx.threads, checkpoint=checkpoint,
+            report=ctx.report,
         )  # fmt: skip
-
-    # A killed run repeats the last steps of those that had ended: their checkpoints stay until the best is chosen.
-    models = [trained(number) for number in range(config.runs)]
+    model = loop.train(
+        capture, track.clips, frames, times, config,
+        refine_poses=not track.given, rasterizer=rasterizer, seed=ctx.seed, checkpoint=checkpoint,
+        publish=lambda model: files.write(ctx.job.output, as_scene(model)), report=ctx.report,
+    )  # fmt: skip
     views = Views(capture, track.clips, config.levels[-1])
-    model = _best(ctx, models, [as_scene(model) for model in models], views, frames, rasterizer)
     found = as_scene(model)
     _report_quality(ctx, model, found, views, frames, rasterizer)
     scene, drifts = gauge.settled(found, times, fixed(track))
     scene = with_confidence(scene, capture, rasterizer)
     torch.save({**model.trained(), "drifts": drifts}, ctx.folder / STATE)
     _draw_check(scene, views, frames, rasterizer, ctx.folder / "check.png")
-    for path in ctx.folder.glob("checkpoint*.pt"):
-        path.unlink()
+    for path in [checkpoint, *ctx.folder.glob("start*.pt")]:
+        path.unlink(missing_ok=True)
     return scene
-
-
-def _best(
-    ctx: Context, models: list[Model], scenes: list[Scene4D], views: Views, frames: FrameSet, rasterizer: Rasterizer
-) -> Model:
-    """Of several runs the one that fits the filmed frames best (docs/method.md section 12)."""
-    if len(models) == 1:
-        return models[0]
-    psnr = [_filmed_psnr(scene, views, frames, rasterizer) for scene in scenes]
-    best = max(range(len(psnr)), key=psnr.__getitem__)
-    said = ", ".join(f"{value:.2f}" for value in psnr)
-    ctx.report.emit("note", text=f"filmed frames {said} dB: run {best + 1} is kept", psnr=psnr, kept=best)
-    return models[best]
 
 
 def run_round(

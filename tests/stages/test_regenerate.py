@@ -435,10 +435,11 @@ def test_a_capture_joined_of_two_folders_reads_from_both(filmed: Any, tmp_path: 
         joined(both, load_capture(tmp_path))
 
 
-def test_of_several_runs_the_one_that_fits_the_frames_best_is_kept(filmed: Any, tmp_path: Path) -> None:
+def test_of_several_starts_the_one_that_fits_the_frames_best_goes_on(filmed: Any, tmp_path: Path) -> None:
     _, capture, alignment, track, frames = filmed
     notes = Notes()
-    both = train.run(context(tmp_path / "both", notes), replace(TINY, runs=2), capture, alignment, track, frames)
+    several = replace(TINY, starts=2)
+    both = train.run(context(tmp_path / "both", notes), several, capture, alignment, track, frames)
     said = next(event for event in notes.events if event["event"] == "note" and "kept" in event)
     assert said["psnr"][said["kept"]] == max(said["psnr"])
     alone = [
@@ -447,9 +448,11 @@ def test_of_several_runs_the_one_that_fits_the_frames_best_is_kept(filmed: Any, 
     ]
     assert torch.equal(both.surfels.means, alone[said["kept"]].surfels.means)
     assert not torch.equal(alone[0].surfels.means, alone[1].surfels.means)
-    assert not list((tmp_path / "both").glob("checkpoint*"))
-    with pytest.raises(FourdgenError, match=r"train.runs: 0 runs"):
-        train.check(None, TrainConfig(runs=0))  # type: ignore[arg-type]
+    assert not list((tmp_path / "both").glob("*.pt"))[1:]  # but for what a round takes up
+    with pytest.raises(FourdgenError, match=r"train.starts: 0 starts"):
+        train.check(None, TrainConfig(starts=0))  # type: ignore[arg-type]
+    with pytest.raises(FourdgenError, match=r"train.choose_at: 1 is no place"):
+        train.check(None, TrainConfig(starts=2, choose_at=1.0))  # type: ignore[arg-type]
 
 
 def test_a_round_takes_the_trained_model_up_where_it_was_left(filmed: Any, tmp_path: Path) -> None:

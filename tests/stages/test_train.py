@@ -11,13 +11,13 @@ import torch
 
 from fourdgen.data.capture import Capture, Clip, write_picture
 from fourdgen.data.records import ClipTrack, FrameSet
-from fourdgen.fit import loop, sampler
+from fourdgen.fit import loop, sampler, starts
 from fourdgen.fit.loop import TrainConfig
 from fourdgen.fit.model import Model, PoseCorrections
 from fourdgen.fit.views import Views
 from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
 from fourdgen.render import draw, pick
-from fourdgen.report import FourdgenError
+from fourdgen.report import FourdgenError, Silent
 from fourdgen.scene.bones import ClipTime
 from fourdgen.stages import train as stage
 from tests.toy import toy_scene
@@ -96,6 +96,34 @@ def test_a_rigid_asset_stands_still(filmed, tmp_path: Path) -> None:
     assert torch.equal(first, last)
     fitted, flat = psnr(filmed, model)
     assert fitted > flat
+
+
+def test_starts_do_not_depend_on_how_many_run_at_once(filmed, tmp_path: Path) -> None:
+    """Nor on a run having been killed when some of them had ended: those are not trained again."""
+    subject = starts.Subject(*filmed, refine_poses=False)
+    config = replace(SMALL, steps=(120, 60), starts=3, choose_at=0.4)
+
+    def begun(folder: Path, threads: int) -> dict:
+        folder.mkdir(exist_ok=True)
+        starts.begin(
+            subject, config, seed=4, device="cpu", threads=threads, checkpoint=folder / "checkpoint.pt", report=Silent()
+        )
+        assert not list(folder.glob("*.progress"))
+        return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+    one = begun(tmp_path / "one", 1)
+    assert one["step"] == loop.first_step(config, 0.4)
+    fits = [loop.fit_of(tmp_path / "one" / f"start{i}.pt") for i in range(3)]
+    assert len(set(fits)) == 3 and one["fit"] == max(fits)
+    two = begun(tmp_path / "two", 2)
+    assert all(torch.equal(one["model"]["surfels"][key], two["model"]["surfels"][key]) for key in ("means", "sh"))
+
+    (tmp_path / "two" / "checkpoint.pt").unlink()
+    (tmp_path / "two" / "start1.pt").unlink()
+    ended = (tmp_path / "two" / "start2.pt").stat().st_mtime_ns
+    again = begun(tmp_path / "two", 1)
+    assert torch.equal(one["model"]["surfels"]["means"], again["model"]["surfels"]["means"])
+    assert (tmp_path / "two" / "start2.pt").stat().st_mtime_ns == ended
 
 
 def test_a_killed_run_ends_exactly_like_an_unkilled_one(filmed, tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""Jobs that do not know of each other: side by side, one process each."""
+
+from __future__ import annotations
+
+import concurrent.futures as futures
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from fourdgen import native
+from fourdgen.report import Reporter
+
+
+def work_off(
+    work: Callable[[bytes], bytes], jobs: Sequence[bytes], workers: int, progress: Sequence[Path], report: Reporter,
+    stage: str,
+) -> list[bytes]:  # fmt: skip
+    """`work(job)` of every job, in up to `workers` processes or one after the other; the result is the same.
+
+    `work` must be a function of a module. It writes to the file of `progress` that is its job's how far it is, in
+    percent; the files are gone afterwards.
+    """
+    try:
+        if min(len(jobs), workers) > 1:
+            try:
+                return _side_by_side(work, jobs, min(len(jobs), workers), progress, report, stage)
+            except BrokenProcessPool:  # the calling program cannot be started again (no __main__ guard, or stdin)
+                pass
+        done = []
+        for i, job in enumerate(jobs):
+            done.append(work(job))
+            report.emit("step", stage=stage, step=i + 1, total=len(jobs))
+        return done
+    finally:
+        for path in progress:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread, wherever a job runs: sums must not depend on who calls."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    native.set_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        native.set_threads(None)
+        torch.set_flush_denormal(False)
+
+
+def _side_by_side(
+    work: Callable[[bytes], bytes], jobs: Sequence[bytes], workers: int, progress: Sequence[Path], report: Reporter,
+    stage: str,
+) -> list[bytes]:  # fmt: skip
+    with futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _die_with_parent) as pool:
+        running = [pool.submit(work, job) for job in jobs]
+        try:
+            while futures.wait(running, timeout=1.0).not_done:
+                percent = [_percent(path) for path in progress]
+                report.emit("step", stage=stage, step=sum(percent), total=100 * len(jobs))
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()  # nobody will read what they find
+            raise
+        return [job.result() for job in running]
+
+
+def _die_with_parent() -> None:
+    """A run that was killed leaves no workers behind: each watches the process that started it."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _percent(path: Path) -> int:
+    try:
+        return int(path.read_text() or 0)
+    except (OSError, ValueError):
+        return 0
