@@ -111,10 +111,13 @@ def look_up(
     thick = view.mask if side is None else inflated(view.mask)
     layers = torch.cat([view.rgb, view.mask[None], known[None], thick[None]])
     values = F.grid_sample(layers[None], grid[None, None], align_corners=False)[0, :, 0].T
-    in_picture = (grid.abs() < 1).all(1) & (depth[0] > 0)
+    in_window = (grid.abs() < 1).all(1) & (depth[0] > 0)
     # A window is cut around the subject: what falls outside it is background, unless the picture itself ended there.
-    visible = torch.where(in_picture, values[:, 4] > 0.5, torch.full_like(in_picture, view.weight is None))
-    inside = (values[:, 3] > 0.5) & in_picture & visible
+    left, top, right, bottom = view.picture or (-torch.inf, -torch.inf, torch.inf, torch.inf)
+    x, y = pixels[0].unbind(1)
+    filmed = (x > left) & (x < right) & (y > top) & (y < bottom) & (depth[0] > 0)
+    visible = torch.where(in_window, values[:, 4] > 0.5, filmed)
+    inside = (values[:, 3] > 0.5) & in_window & visible
     if side is not None:
         before = points @ side
         inside &= before.abs() * view.K[0, 0] <= values[:, 5] * (depth[0] + before)  # the scale is the middle's

@@ -27,6 +27,7 @@ from fourdgen.scene.surfels import sh_from_rgb
 MOST_FRAMES = 64
 IN_BOX, NEAR_SURFELS, JITTER = 50_000, 40_000, 0.03
 SHARE, SHARE_UNSURE, SURVIVORS = 0.90, 0.80, 2500  # of the masks; the second while poses are still being found
+LEAST_SHARE = 0.5
 AT_ONCE = 8  # frames between which hopeless points are dropped
 MARGIN = 0.05  # root units around the surfels in which points are tried
 LEAST = 100  # points without which there is no shape
@@ -80,7 +81,9 @@ def carve_through(model: Model, observed: Observed, generator: torch.Generator) 
     candidates = torch.cat([in_box, picked + torch.randn(NEAR_SURFELS, 3, generator=generator) * JITTER])
     wanted = SHARE if model.corrections is None else SHARE_UNSURE  # a pose that is off by degrees shaves off thin parts
     points, share, colors = follow(model.motion, candidates, observed, wanted, generator)
-    while int((share >= wanted).sum()) < SURVIVORS and wanted > 0.5:
+    if int((share >= wanted).sum()) < SURVIVORS:  # rare: once more, with those that were dropped on the way
+        points, share, colors = follow(model.motion, candidates, observed, LEAST_SHARE, generator)
+    while int((share >= wanted).sum()) < SURVIVORS and wanted > LEAST_SHARE:
         wanted -= 0.02
     kept = (share >= wanted).nonzero()[:, 0]
     if len(kept) < LEAST:

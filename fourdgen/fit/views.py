@@ -36,7 +36,8 @@ class View:
     """One training view. `rgb` is premultiplied by `mask`; `weight` is None where every pixel counts fully.
 
     `strength`: mean weight of the pixels that lie in the picture. Losses are means over weighted pixels; this factor
-    makes a frame of low weights count less than one of full weights.
+    makes a frame of low weights count less than one of full weights. `picture`: left, top, right, bottom of the whole
+    picture, in pixels of this view: what lies between the window and there was filmed, and is background.
     """
 
     rgb: Float[Tensor, "3 h w"]
@@ -44,6 +45,7 @@ class View:
     weight: Float[Tensor, "h w"] | None
     K: Float[Tensor, "3 3"]
     strength: float = 1.0
+    picture: tuple[float, float, float, float] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -88,11 +90,20 @@ def level_side(window: Window, subject_pixels: float) -> int:
     return max(16, min(window.side, round(window.side * subject_pixels / window.subject)))
 
 
+@dataclass(frozen=True)
+class _Packed:
+    layers: UInt8[Tensor, "5 h w"]  # colour, mask, weight
+    K: Float[Tensor, "3 3"]
+    full: bool  # every weight is one
+    strength: float
+    picture: tuple[float, float, float, float]
+
+
 class Views:
     """All views of a capture at one level, kept in memory as uint8 (about 200 kB a view at 220 pixels)."""
 
     def __init__(self, capture: Capture, tracks: Mapping[str, ClipTrack], subject_pixels: float) -> None:
-        self._views: dict[str, list[tuple[UInt8[Tensor, "5 h w"], Tensor, bool, float]]] = {}
+        self._views: dict[str, list[_Packed]] = {}
         self.windows: dict[str, Window] = {}
         for name, track in tracks.items():
             mask = torch.stack([torch.from_numpy(capture.read(name, "mask", t)) for t in range(len(track.K))])
@@ -112,18 +123,21 @@ class Views:
                 K[1, 2] -= y
                 K[:2] *= scale
                 full, strength = bool((small[4] > 0.999).all()), float(weight.float().mean()) / 255
-                rows.append(((small * 255).round().clamp(0, 255).to(torch.uint8), K, full, strength))
+                height, width = mask.shape[1:]
+                ends = (-x * scale, -y * scale, (width - x) * scale, (height - y) * scale)
+                rows.append(_Packed((small * 255).round().clamp(0, 255).to(torch.uint8), K, full, strength, ends))
             self._views[name] = rows
             self.windows[name] = window
 
     def view(self, clip: str, index: int) -> View:
-        packed, K, full, strength = self._views[clip][index]
-        picture = packed.float() / 255
-        return View(picture[:3], picture[3], None if full else picture[4], K, strength)
+        packed = self._views[clip][index]
+        layers = packed.layers.float() / 255
+        weight = None if packed.full else layers[4]
+        return View(layers[:3], layers[3], weight, packed.K, packed.strength, packed.picture)
 
     def covered_pixels(self) -> float:
         """Median over all views of the subject's area in pixels."""
-        areas = [float((row[0][3] > 127).sum()) for rows in self._views.values() for row in rows]
+        areas = [float((row.layers[3] > 127).sum()) for rows in self._views.values() for row in rows]
         return float(torch.tensor(areas).median())
 
 

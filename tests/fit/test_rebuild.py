@@ -113,6 +113,16 @@ def test_seen_from_one_side_the_shape_stays_round(toy) -> None:
     assert float(depth.abs().max()) < 2 * float(truth.abs().max())
 
 
+def test_points_that_half_of_the_masks_deny_survive_where_nothing_else_does(toy) -> None:
+    """The share that is asked for falls where too few points reach it, and they must not be lost on the way there."""
+    scene, observed, motion = toy
+    order = torch.arange(len(observed.views)) % 5
+    half = [replace(v, mask=v.mask * float(order[i] > 1)) for i, v in enumerate(observed.views)]
+    before = model(scene, motion)
+    carved = carve_through(before, replace(observed, views=half), torch.Generator().manual_seed(0))
+    assert not torch.equal(carved["means"], before.p["means"].detach())
+
+
 def test_masks_that_deny_everything_leave_the_surfels_alone(toy) -> None:
     scene, observed, motion = toy
     before = model(scene, motion)

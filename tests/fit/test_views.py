@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from fourdgen.data.capture import Capture, Clip, write_picture
@@ -62,6 +63,17 @@ def test_beyond_the_picture_nothing_is_known() -> None:
     mask[:, :12, :12] = 255  # the subject touches two borders
     window = find_window(mask)
     assert int(window.corner.min()) < 0
+
+
+def test_a_view_knows_where_its_picture_ends(tmp_path: Path) -> None:
+    capture, track = dotted(tmp_path)
+    views = Views(capture, {"a": track}, 12.0)
+    for t in range(5):
+        view, corner = views.view("a", t), views.windows["a"].corner[t]
+        scale = view.size[0] / views.windows["a"].side
+        left, top, right, bottom = view.picture
+        assert (left, top) == (-float(corner[0]) * scale, -float(corner[1]) * scale)
+        assert right - left == pytest.approx(SIZE[0] * scale) and bottom - top == pytest.approx(SIZE[1] * scale)
 
 
 def test_frames_with_an_empty_mask_take_their_neighbours_window() -> None:
