@@ -92,5 +92,4 @@ class FrameSet:
     index: Int[Tensor, "f"]
     seconds: Float[Tensor, "f"]
     probability: Float[Tensor, "f"]
-    view_bin: Int[Tensor, "f"]
     every: int = 1

@@ -81,11 +81,9 @@ def frames_with_views(frames: FrameSet, views: Capture) -> FrameSet:
     probability = torch.cat(
         [frames.probability / frames.probability.sum() * (1 - share), torch.full((number,), share / number)]
     )
-    bins = torch.full((number,), int(frames.view_bin.max()) + 1 if len(frames.view_bin) else 0)
     return replace(
         frames, names=tuple(names), clip=torch.cat([frames.clip, *clip]), index=torch.cat([frames.index, *index]),
         seconds=torch.cat([frames.seconds, *seconds]), probability=probability,
-        view_bin=torch.cat([frames.view_bin, bins]),
     )  # fmt: skip
 
 

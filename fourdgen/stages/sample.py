@@ -9,7 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from jaxtyping import Int
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from fourdgen.data.capture import Capture, stack, write_png
 from fourdgen.data.records import FrameSet, RootTrack
@@ -18,8 +20,9 @@ from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Stage
 
 MODES = ("pose", "clip_balanced", "uniform")
-BINS_AROUND, BINS_UP = 24, 8
+STORED = ("clip", "index", "seconds", "probability")
 EVERY = "every"
+LEAST_FRAMES = 2  # of a clip that train, where every nth does
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class SampleConfig:
     """Settings of stage sample."""
 
     mode: str = "pose"  # how often frames are drawn: pose (even viewing directions), clip_balanced or uniform
-    every: int = 1  # train on every nth frame only; `eval` then scores the frames midway (interpolation)
+    every: int = 1  # train on every nth frame only; `eval` then scores the frames nearest midway (interpolation)
 
 
 def check(job: object, config: SampleConfig) -> None:
@@ -45,7 +48,7 @@ def run(ctx: Context, config: SampleConfig, capture: Capture, track: RootTrack) 
     for number, name in enumerate(names):
         mask = stack(capture, name)[1]
         seen = (mask > 127).flatten(1).any(1).nonzero()[:, 0]
-        seen = seen[seen % config.every == 0]
+        seen = _trained(name, seen, config.every)
         clip.append(torch.full((len(seen),), number))
         index.append(seen)
         seconds.append(capture.clip(name).seconds[seen].float())
@@ -58,17 +61,27 @@ def run(ctx: Context, config: SampleConfig, capture: Capture, track: RootTrack) 
         probability = sampler.clip_balanced(clips)
     else:
         probability = sampler.uniform(len(clips))
-    azimuth = torch.atan2(directions[:, 0], -directions[:, 2])
-    across = ((azimuth / (2 * math.pi) + 0.5) * BINS_AROUND).long().clamp(0, BINS_AROUND - 1)
-    up = ((1 - directions[:, 1]) / 2 * BINS_UP).long().clamp(0, BINS_UP - 1)
-    frames = FrameSet(
-        names, clips, torch.cat(index), torch.cat(seconds), probability, up * BINS_AROUND + across, config.every
-    )
+    frames = FrameSet(names, clips, torch.cat(index), torch.cat(seconds), probability, config.every)
     _draw_check(frames, directions, ctx.folder / "check.png")
     ctx.report.emit("note", text=f"{len(clips)} frames of {len(names)} clip(s) train")
     if config.every > 1:
         ctx.report.emit("note", text=f"every {config.every}th frame trains, the others are held out")
     return frames
+
+
+def _trained(name: str, seen: Int[Tensor, "s"], every: int) -> Int[Tensor, "f"]:
+    """Those frames among the `seen` ones of a clip that train. Raises FourdgenError: one frame of several, or none."""
+
+    def left(nth: int) -> Int[Tensor, "f"]:
+        return seen[seen % nth == 0]
+
+    if every > 1 and len(left(every)) < LEAST_FRAMES <= len(seen):
+        most = next(nth for nth in range(every - 1, 0, -1) if len(left(nth)) >= LEAST_FRAMES)
+        raise FourdgenError(
+            f"sample.every = {every}: {len(left(every))} of the {len(seen)} frames of clip {name} would train",
+            f"use {most} or less",
+        )
+    return left(every)
 
 
 def _draw_check(frames: FrameSet, directions: torch.Tensor, path: Path) -> None:
@@ -90,9 +103,7 @@ def _draw_check(frames: FrameSet, directions: torch.Tensor, path: Path) -> None:
 
 
 def save(frames: FrameSet, folder: Path) -> None:
-    tensors = {
-        name: getattr(frames, name).contiguous() for name in ("clip", "index", "seconds", "probability", "view_bin")
-    }
+    tensors = {name: getattr(frames, name).contiguous() for name in STORED}
     save_file(
         tensors,
         folder / "frames.safetensors",
@@ -107,7 +118,9 @@ def load(folder: Path) -> FrameSet:
     with safe_open(path, "pt") as file:
         names = file.metadata()
     every = int(names.pop(EVERY))
-    return FrameSet(tuple(names[str(i)] for i in range(len(names))), **load_file(path), every=every)
+    stored = load_file(path)  # files of earlier versions hold more
+    tensors = {name: stored[name] for name in STORED}
+    return FrameSet(tuple(names[str(i)] for i in range(len(names))), **tensors, every=every)
 
 
 STAGE = Stage(

@@ -24,7 +24,7 @@ from fourdgen.fit.views import View, Views
 from fourdgen.geometry.camera import Cameras
 from fourdgen.render import Rasterizer, draw
 from fourdgen.render.carried import rasterizer_on
-from fourdgen.report import FourdgenError
+from fourdgen.report import FourdgenError, all_at_once
 from fourdgen.scene import files
 from fourdgen.scene.bones import ClipTime
 from fourdgen.scene.scene4d import EVERY, Scene4D, SceneClip
@@ -35,27 +35,58 @@ SCENE = "scene.ply"
 STATE = "model.pt"  # what a round of regeneration takes up: the network of the motion is not in scene.ply
 BEST = "best"  # of that state, after a round: dB on the filmed frames of the best asset so far
 CHECK_FRAMES = 8
+LEAST_SURFELS, MOST_BONES = 10, 256
+# Settings, what each of their values must be, what is wrong with others, what to do.
+LIMITS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str, str], ...] = (
+    (("steps",), lambda v: v >= 1, "every level needs steps", "use 1 or more at each level"),
+    (("levels",), lambda v: 8 <= v <= 8192, "a subject of so many pixels cannot be trained on",
+     "use 8 to 8192 pixels, coarse to fine"),
+    (("progress",), lambda v: v > 0, "no share of the schedules", "use shares above 0"),
+    (("growth",), lambda v: 0 < v <= 1, "no share of the surfels", "use shares above 0, 1 at most"),
+    (("max_surfels",), lambda v: v >= 0, "a number of surfels is needed", "0: as many as the subject's pixels ask for"),
+    (("surfels_per_pixel", "bone_extent"), lambda v: v > 0, "nothing comes of that", "use more than 0"),
+    (("bones",), lambda v: 1 <= v <= MOST_BONES, "so many bones cannot be trained", f"use 1 to {MOST_BONES}"),
+    (("starts", "densify_every", "checkpoint_every"), lambda v: v >= 1, "at least 1 is needed", "use 1 or more"),
+    (("choose_at",), lambda v: 0 < v < 1, "no place within the training", "use a share above 0 and below 1"),
+    (("rebuild_at",), lambda v: 0 < v < 1, "no places within the training",
+     "use shares above 0 and below 1; leave it empty to never rebuild"),
+    (("take_up",), lambda v: 0 <= v < 1, "no share of the training", "use 0 or more, below 1"),
+    (("ssim",), lambda v: 0 <= v <= 1, "no share of the colour loss", "use 0 to 1"),
+    (("mask", "normal", "normal_late", "rigidity", "needle", "pose_turning", "pose_travel", "pose_prior", "smoothness"),
+     lambda v: v >= 0, "no weight", "use 0 or more; 0 switches it off"),
+    (("needle_bound",), lambda v: v >= 1, "no aspect ratio", "use 1 or more"),
+)  # fmt: skip
 WORSE = 0.1  # dB on the filmed frames that all rounds together may cost: one that costs more is undone
 
 
 def check(job: Job, config: TrainConfig) -> None:
+    """Raises FourdgenError: all settings with which nothing could be trained, or only nonsense."""
+    errors = [
+        FourdgenError(f"train.{name} = {_said(getattr(config, name))}: {wrong}", hint)
+        for names, fits, wrong, hint in LIMITS
+        for name in names
+        if not all(fits(value) for value in _each(getattr(config, name)))
+    ]
     ladders = {len(config.steps), len(config.levels), len(config.progress), len(config.growth)}
-    if len(ladders) != 1:
-        raise FourdgenError(
-            "train.steps, train.levels, train.progress and train.growth differ in length", "one entry a level"
-        )
-    if not 0 <= config.take_up < 1:
-        raise FourdgenError(f"train.take_up: {config.take_up:g} is no share of the training", "use 0 or more, below 1")
-    if any(not 0 < share < 1 for share in config.rebuild_at) or list(config.rebuild_at) != sorted(config.rebuild_at):
-        raise FourdgenError("train.rebuild_at: shares of the training between 0 and 1 are needed, in rising order",
-                            "leave it empty to never rebuild")  # fmt: skip
-    if config.starts < 1:
-        raise FourdgenError(f"train.starts: {config.starts} starts train nothing", "use 1 or more")
-    if not 0 < config.choose_at < 1:
-        raise FourdgenError(f"train.choose_at: {config.choose_at:g} is no place within the training",
-                            "use a share above 0 and below 1")  # fmt: skip
-    if config.bones < 1:
-        raise FourdgenError(f"train.bones: {config.bones} bones cannot move anything", "use 1 or more")
+    if len(ladders) != 1 or 0 in ladders:
+        wrong = "train.steps, train.levels, train.progress and train.growth differ in length or are empty"
+        errors.append(FourdgenError(wrong, "one entry a level"))
+    if list(config.rebuild_at) != sorted(config.rebuild_at):
+        wrong = f"train.rebuild_at = {_said(config.rebuild_at)}: not in rising order"
+        errors.append(FourdgenError(wrong, "such as 0.1,0.2; leave it empty to never rebuild"))
+    if 0 < config.max_surfels < LEAST_SURFELS:
+        wrong = f"train.max_surfels = {config.max_surfels}: so few surfels are no surface"
+        errors.append(FourdgenError(wrong, f"use {LEAST_SURFELS} or more; 0: as many as the subject's pixels ask for"))
+    if errors:
+        raise all_at_once(errors)
+
+
+def _each(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _said(value: Any) -> str:
+    return ",".join(f"{v:g}" for v in _each(value))  # as it is typed after --set
 
 
 def run(

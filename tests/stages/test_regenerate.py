@@ -104,7 +104,7 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scene4D, Capture, 
     count = len(clip.seconds)
     frames = FrameSet(
         ("a",), torch.zeros(count, dtype=torch.long), torch.arange(count), clip.seconds.float(),
-        sampler.uniform(count), torch.zeros(count, dtype=torch.long),
+        sampler.uniform(count),
     )  # fmt: skip
     sure = replace(scene.surfels, confidence=torch.full((len(scene.surfels),), 0.6))
     scene = replace(scene, surfels=sure, clips={"a": clip})
@@ -449,9 +449,9 @@ def test_of_several_starts_the_one_that_fits_the_frames_best_goes_on(filmed: Any
     assert torch.equal(both.surfels.means, alone[said["kept"]].surfels.means)
     assert not torch.equal(alone[0].surfels.means, alone[1].surfels.means)
     assert not list((tmp_path / "both").glob("*.pt"))[1:]  # but for what a round takes up
-    with pytest.raises(FourdgenError, match=r"train.starts: 0 starts"):
+    with pytest.raises(FourdgenError, match=r"train.starts = 0: "):
         train.check(None, TrainConfig(starts=0))  # type: ignore[arg-type]
-    with pytest.raises(FourdgenError, match=r"train.choose_at: 1 is no place"):
+    with pytest.raises(FourdgenError, match=r"train.choose_at = 1: no place"):
         train.check(None, TrainConfig(starts=2, choose_at=1.0))  # type: ignore[arg-type]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from fourdgen.data.capture import Capture, Clip, write_picture
 from fourdgen.data.records import ClipTrack, RootTrack
@@ -60,3 +62,25 @@ def test_settings_that_cannot_work_are_refused() -> None:
         sample.check(None, sample.SampleConfig(every=0))
     with pytest.raises(FourdgenError, match=r"sample\.mode"):
         sample.check(None, replace(sample.SampleConfig(), mode="often"))
+
+
+def test_a_clip_of_which_one_frame_would_train_is_refused_by_name(seen: tuple[Context, Capture, RootTrack]) -> None:
+    """Clip b has 6 frames: every 5th leaves 0 and 5, every 6th the first alone."""
+    frames = sample.run(seen[0], sample.SampleConfig(every=5), *seen[1:])
+    assert frames.index[frames.clip == 1].tolist() == [0, 5]
+    with pytest.raises(FourdgenError, match=r"sample\.every = 6: 1 of the 6 frames of clip b would train") as caught:
+        sample.run(seen[0], sample.SampleConfig(every=6), *seen[1:])
+    assert caught.value.hint == "use 5 or less"
+
+
+def test_records_of_earlier_versions_are_read(seen: tuple[Context, Capture, RootTrack]) -> None:
+    """They hold what nothing reads."""
+    ctx = seen[0]
+    frames = sample.run(ctx, sample.SampleConfig(), *seen[1:])
+    sample.save(frames, ctx.folder)
+    path = ctx.folder / "frames.safetensors"
+    with safe_open(path, "pt") as file:
+        names = file.metadata()
+    save_file({**load_file(path), "view_bin": torch.zeros(len(frames.index))}, path, metadata=names)
+    again = sample.load(ctx.folder)
+    assert torch.equal(again.index, frames.index) and torch.equal(again.probability, frames.probability)

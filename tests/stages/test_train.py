@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from fourdgen import config as settings
+from fourdgen import pipeline
 from fourdgen.data.capture import Capture, Clip, write_picture
 from fourdgen.data.records import ClipTrack, FrameSet
 from fourdgen.fit import loop, sampler, starts
@@ -50,7 +52,7 @@ def filmed(
     frames = FrameSet(
         tuple(tracks), torch.cat([torch.full((n,), i) for i, n in enumerate(counts)]),
         torch.cat([torch.arange(n) for n in counts]), torch.cat([times[name].seconds for name in tracks]),
-        sampler.uniform(total), torch.zeros(total, dtype=torch.long),
+        sampler.uniform(total),
     )  # fmt: skip
     return Capture(tuple(clips), folder), tracks, frames, times
 
@@ -199,6 +201,44 @@ def test_poses_stand_still_at_both_ends_of_training() -> None:
 def test_ladders_of_different_length_are_refused() -> None:
     with pytest.raises(FourdgenError, match="differ in length"):
         stage.check(None, TrainConfig(steps=(10, 10)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "progress=0,0,0", "progress=1,0,1", "densify_every=0", "checkpoint_every=0", "starts=0",
+        "bone_extent=0",
+        "steps=0,0,0", "steps=-5,20,10", "levels=0,0,0", "levels=-4,-4,-4", "ssim=2", "mask=-1",
+        "smoothness=-1", "surfels_per_pixel=-1", "growth=-1,-1,-1", "needle_bound=0", "bones=5000", "bones=0",
+        "max_surfels=-5", "max_surfels=5", "normal=-1", "rebuild_at=0.2,0.1", "rebuild_at=0,0.1", "take_up=1",
+    ],
+)  # fmt: skip
+def test_settings_that_train_nothing_or_nonsense_are_refused_by_name(setting: str) -> None:
+    """Each alone, with one sentence that names it and a hint; so also before any work, with --dry-run."""
+    recipe, name = settings.load_recipe("fast"), f"train.{setting.partition('=')[0]}"
+    made = settings.resolve(recipe, {s.name: s.config for s in pipeline.stages_of(recipe)}, [f"train.{setting}"])
+    with pytest.raises(FourdgenError) as caught:
+        stage.check(None, made["train"])  # type: ignore[arg-type]
+    assert caught.value.message.startswith(f"{name} = ") and "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+def test_all_wrong_settings_are_named_at_once() -> None:
+    with pytest.raises(FourdgenError) as caught:
+        stage.check(None, TrainConfig(mask=-1, bones=0))  # type: ignore[arg-type]
+    assert "train.mask" in str(caught.value) and "train.bones" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", settings.recipe_names())
+def test_the_recipes_pass_their_own_checks(name: str) -> None:
+    recipe = settings.load_recipe(name)
+    config = settings.resolve(recipe, {s.name: s.config for s in pipeline.stages_of(recipe)})
+    stage.check(None, config["train"])  # type: ignore[arg-type]
+
+
+def test_no_more_surfels_than_were_asked_for(filmed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    model = run(filmed, tmp_path, replace(SMALL, steps=(60, 40), densify_every=20, max_surfels=stage.LEAST_SURFELS))
+    assert 0 < len(model) <= stage.LEAST_SURFELS
 
 
 def test_given_cameras_beside_found_ones_stay(filmed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
