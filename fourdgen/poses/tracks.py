@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +13,7 @@ from fourdgen.geometry.transforms import quat_from_matrix, quat_to_matrix, rigid
 from fourdgen.poses.compare import SUBJECT, facing
 
 BOB = 0.8  # seconds: quicker changes of a camera's place are taken for the body's
+GUESSED = 0.03  # weight of a place that lies between its neighbours' when a camera's path is steadied
 
 
 def between(
@@ -38,6 +40,14 @@ def between(
         moved = offset[before] + share * (offset[after] - offset[before])
     placed = moved + torch.cat([all_centers, torch.zeros(count, 1)], 1)
     return facing(placed[:, :2], focal) @ turns, placed
+
+
+def centers_between(center: Float[Tensor, "n 2"], frames: Tensor, seconds: Float[Tensor, "t"]) -> Float[Tensor, "t 2"]:
+    """The masks' centres in all frames from those of `frames` (ascending): linear in time, held beyond the ends."""
+    time = seconds.double().numpy()
+    known = center.double().numpy()
+    filled = [np.interp(time, time[frames.numpy()], known[:, axis]) for axis in (0, 1)]
+    return torch.from_numpy(np.stack(filled, 1)).to(center.dtype)
 
 
 def _slerp(a: Float[Tensor, "n 4"], b: Float[Tensor, "n 4"], share: Float[Tensor, "n 1"]) -> Float[Tensor, "n 4"]:
@@ -67,9 +77,12 @@ def places_of(cam_from_root: Float[Tensor, "t 4 4"], focal: float, extent: float
     return torch.cat([across, (depth / (focal * SUBJECT / extent)).log()[:, None]], 1)
 
 
-def steadied(translation: Float[Tensor, "t 3"], seconds: Float[Tensor, "t"]) -> Float[Tensor, "t 3"]:
+def steadied(
+    translation: Float[Tensor, "t 3"], seconds: Float[Tensor, "t"], weight: Float[Tensor, "t"]
+) -> Float[Tensor, "t 3"]:
     """The translations of a camera without what is quicker than BOB: slow cosines over the frames, fitted to x, y
-    and the logarithm of the distance.
+    and the logarithm of the distance. `weight`: how much each frame's place counts in the fit; a frame that was not
+    measured must not pull at its neighbours.
 
     Render-and-compare puts every frame's subject where its picture is, as if a body that bobs were a camera that bobs.
     Pictures do not tell the two apart; a camera moves smoothly, so what is quick is left to the body's motion.
@@ -82,7 +95,8 @@ def steadied(translation: Float[Tensor, "t 3"], seconds: Float[Tensor, "t"]) -> 
     time = math.pi * (torch.arange(count, dtype=torch.float64) + 0.5) / count
     basis = torch.cos(time[:, None] * torch.arange(waves))
     curve = torch.cat([translation[:, :2], translation[:, 2:].clamp_min(1e-3).log()], 1).double()
-    smooth = basis @ torch.linalg.lstsq(basis, curve).solution
+    root = weight.double().sqrt()[:, None]
+    smooth = basis @ torch.linalg.lstsq(root * basis, root * curve).solution
     return torch.cat([smooth[:, :2], smooth[:, 2:].exp()], 1).to(translation.dtype)
 
 

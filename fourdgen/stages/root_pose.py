@@ -139,15 +139,15 @@ def _track(
     clip = capture.clip(name)
     extent = float(pictures.extent)
     place = tracks.places_of(poses, focal, extent)
-    centers = torch.zeros(len(clip), 2)
-    index = torch.searchsorted(frames, torch.arange(len(clip))).clamp_max(len(frames) - 1)
-    centers[:] = pictures.center[index]
+    centers = tracks.centers_between(pictures.center, frames, clip.seconds)
     rotation, placed = tracks.between(poses[:, :3, :3], place, frames, len(clip), focal, pictures.center, centers)
     if still:
         rotation = poses[:1, :3, :3].expand(len(clip), 3, 3)
     moved = tracks.poses_of(rotation, placed, focal, extent)
     moved[frames] = poses
-    moved[:, :3, 3] = tracks.steadied(moved[:, :3, 3], clip.seconds)
+    measured = torch.full((len(clip),), tracks.GUESSED)
+    measured[frames] = 1.0
+    moved[:, :3, 3] = tracks.steadied(moved[:, :3, 3], clip.seconds, measured)
     confidence = torch.zeros(len(clip))
     doubt = 1.0 if aligned.accepted else 0.5
     confidence[frames] = doubt * (losses.median() / losses.clamp_min(1e-6)).clamp(0, 1)
@@ -159,6 +159,6 @@ def facts(job: Job, config: RootPoseConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=3, run=run,
+    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=4, run=run,
     save=store.save_track, load=store.load_track, facts=facts,
 )  # fmt: skip

@@ -99,11 +99,34 @@ def test_a_steadied_camera_keeps_its_slow_path_and_loses_what_bobs() -> None:
     slow = torch.stack([0.1 * torch.sin(2 * seconds), 0.1 * torch.cos(seconds), 3.5 + 0.2 * torch.cos(2 * seconds)], 1)
     bob = 0.04 * torch.sin(2 * torch.pi * 3 * seconds)[:, None] * torch.tensor([1.0, 1.0, 3.0])
     middle = slice(3, -3)
-    assert float((tracks.steadied(slow, seconds) - slow)[middle].abs().max()) < 0.008
-    left = tracks.steadied(slow + bob, seconds) - slow
+    assert float((tracks.steadied(slow, seconds, torch.ones(48)) - slow)[middle].abs().max()) < 0.008
+    left = tracks.steadied(slow + bob, seconds, torch.ones(48)) - slow
     assert float(left[middle].square().mean().sqrt()) < 0.15 * float(bob.square().mean().sqrt())
     # Twice the frames a second: the same path, the same bob.
     finer = torch.nn.functional.interpolate((slow + bob).T[None], size=95, mode="linear", align_corners=True)[0].T
-    again = tracks.steadied(finer, torch.arange(95) / 47.5)[::2]
+    again = tracks.steadied(finer, torch.arange(95) / 47.5, torch.ones(95))[::2]
     assert float((again - slow)[middle].square().mean().sqrt()) < 0.15 * float(bob.square().mean().sqrt())
-    assert torch.equal(tracks.steadied(slow[:3], seconds[:3]), slow[:3])
+    assert torch.equal(tracks.steadied(slow[:3], seconds[:3], torch.ones(3)), slow[:3])
+
+
+def test_frames_without_a_subject_lie_between_their_neighbours_and_pull_at_none() -> None:
+    """A camera that arcs past a subject, which nothing shows for 10 of 40 frames. Times are uneven."""
+    seconds = torch.cat([torch.arange(15) / 24, 15 / 24 + torch.arange(25) / 12])
+    path = torch.stack([0.3 * torch.sin(2 * seconds), 0.2 * torch.cos(1.5 * seconds), torch.full((40,), 4.0)], 1)
+    shown = torch.tensor([i for i in range(40) if not 10 <= i < 20])
+    center = path[shown, :2]
+    filled = tracks.centers_between(center, shown, seconds)
+    assert torch.equal(filled[shown], center)
+    share = (seconds[10:20] - seconds[9]) / (seconds[20] - seconds[9])
+    wanted = path[9, :2] + share[:, None] * (path[20, :2] - path[9, :2])
+    assert torch.allclose(filled[10:20], wanted, atol=1e-6)
+    late = tracks.centers_between(center[4:], shown[4:], seconds)
+    assert torch.equal(late[:4], center[4:5].expand(4, 2))  # held before the first
+    guessed = torch.cat([filled, path[:, 2:]], 1)
+    weight = torch.full((40,), tracks.GUESSED)
+    weight[shown] = 1.0
+    error = (tracks.steadied(guessed, seconds, weight) - path).abs().amax(1)
+    smeared = (tracks.steadied(guessed, seconds, torch.ones(40)) - path).abs().amax(1)
+    near = [7, 8, 9, 20, 21, 22]
+    assert float(error[near].max()) < 0.6 * float(smeared[near].max())
+    assert float(error[near].max()) < 0.008

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
-from fourdgen.data.records import Alignment, RootTrack
+from fourdgen.data.records import Alignment, ClipAlignment, RootTrack
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3, rotation_angle_degrees
+from fourdgen.poses import tracks
 from fourdgen.poses.accept import global_turn, outlines_doubt
+from fourdgen.poses.pictures import cut
 from fourdgen.report import FourdgenError
 from fourdgen.stages import align, root_pose
 from fourdgen.workspace import Context, Job
@@ -154,6 +156,27 @@ def test_poses_of_a_turning_clip_with_an_empty_frame(tmp_path: Path) -> None:
     assert picture.shape[1] == 1280
     steps = [fields for event, fields in context.report.events if event == "step"]  # type: ignore[attr-defined]
     assert steps[-1]["step"] == steps[-1]["total"]
+
+
+def test_a_subject_that_nothing_shows_for_a_while_crosses_the_gap(tmp_path: Path) -> None:
+    """It moves evenly to the right, frames 10 to 19 are empty: no jump at either end of the gap."""
+    shown = torch.tensor([i for i in range(40) if not 10 <= i < 20])
+    center = torch.stack([torch.linspace(-0.3, 0.3, 40), torch.zeros(40)], 1)
+    place = torch.cat([center, torch.zeros(40, 1)], 1)
+    poses = tracks.poses_of(torch.eye(3).expand(40, 3, 3), place, 1.2, 0.3)
+    clip = Clip("a", "a", (64, 64), torch.arange(40) / 24, torch.arange(40))
+    rgb, mask = film(orbit(torch.zeros(1)))
+    pictures = cut(rgb.repeat(len(shown), 0), mask.repeat(len(shown), 0), 16)
+    pictures = replace(pictures, center=center[shown], frame=shown, extent=torch.tensor([0.3]))
+    K = tracks.intrinsics_of(1.2, clip.size, 40)
+    aligned = ClipAlignment(poses, K, torch.ones(40), torch.ones(3), torch.zeros(3))
+    track = root_pose._track(
+        Capture((clip,), tmp_path), "a", aligned, shown, poses[shown], 1.2, torch.ones(len(shown)), pictures, False
+    )
+    across = track.cam_from_root[:, 0, 3]
+    wanted = tracks.steadied(poses[:, :3, 3], clip.seconds, torch.ones(40))[:, 0]  # had it been seen all the time
+    assert torch.allclose(across, wanted, atol=0.1)  # it moves by 3.4 in all
+    assert torch.equal(track.confidence == 0, ~torch.isin(torch.arange(40), shown))
 
 
 def test_a_still_clip_stays_still_and_two_processes_change_nothing(tmp_path: Path) -> None:
