@@ -58,11 +58,13 @@ def request(clips: AnyPath | Sequence[AnyPath], output: AnyPath, **options: Unpa
         short["root_pose.focal"] = False  # whoever knows it does not want it moved
     extra = given.get("settings", ())
     texts = [f"{name}={_text(value)}" for name, value in extra.items()] if isinstance(extra, Mapping) else list(extra)
+    again = {text.partition("=")[0].strip() for text in texts}
     return Request(
         inputs=tuple(Path(clip) for clip in ([clips] if isinstance(clips, str | PathLike) else clips)),
         output=Path(output),
         pipeline=given.get("pipeline"),
         settings=(*(f"{name}={_text(value)}" for name, value in short.items()), *texts),
+        options={SHORT[name]: _option(name) for name in given if name in SHORT and SHORT[name] not in again},
         cameras=_path(given.get("cameras")),
         masks=_path(given.get("masks")),
         run_folder=_path(given.get("run")),
@@ -134,6 +136,10 @@ def save(scene: Scene4D, path: AnyPath) -> None:
 
 def _path(path: AnyPath | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _text(value: Any) -> str:

@@ -90,7 +90,11 @@ def reconstruct(
     ] = None,
     turn: Annotated[
         str | None,
-        typer.Option(metavar="cw|ccw|none", help="How the subject turns, seen from above.", show_default=False),
+        typer.Option(
+            metavar="auto|cw|ccw|none",
+            help="How the subject turns, seen from above. [default: auto]",
+            show_default=False,
+        ),
     ] = None,
     sweep: Annotated[
         float | None, typer.Option(help="By how many degrees the subject turns in a clip.", show_default=False)

@@ -122,10 +122,14 @@ def resolve(recipe: Recipe, configs: Mapping[str, type], overrides: Sequence[str
 
 
 def resolve_sound(
-    recipe: Recipe, configs: Mapping[str, type], overrides: Sequence[str] = ()
+    recipe: Recipe, configs: Mapping[str, type], overrides: Sequence[str] = (), options: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Any], list[FourdgenError]]:
-    """As `resolve`, for a caller who has more to check: the sections without a mistake, and all mistakes."""
+    """As `resolve`, for a caller who has more to check: the sections without a mistake, and all mistakes.
+
+    options: setting -> the option of the command line by which it was given: mistakes name what was typed.
+    """
     errors: list[FourdgenError] = []
+    typed: dict[str, str] = {}
     broken: set[str] = set()
     values: dict[str, dict[str, Any]] = {section: {} for section in configs}
 
@@ -135,7 +139,7 @@ def resolve_sound(
             convert = from_text if is_text else from_toml
             values[section][key] = convert(value, hint, f"{section}.{key}")
         except FourdgenError as error:
-            errors.append(error)
+            errors.append(_as_typed(error, f"{section}.{key}", typed, options or {}))
             broken.add(section)
 
     for section, pairs in recipe.settings.items():
@@ -152,6 +156,7 @@ def resolve_sound(
                 FourdgenError(f"--set {text}: expected section.key=value", "for example --set train.steps=500")
             )
             continue
+        typed[f"{section}.{key}"] = value.strip()
         put(section, key, value.strip(), is_text=True)
     made: dict[str, Any] = {}
     for section, kind in configs.items():
@@ -162,9 +167,22 @@ def resolve_sound(
             errors.append(error)
         except ValueError as error:  # raised by the dataclass's own __post_init__
             # By custom it begins with the setting, `size = 5: expected ...`, and then is said as the others are.
-            named = str(error).partition(" ")[0].rstrip(":") in types_of(kind)
-            errors.append(FourdgenError(f"{section}.{error}" if named else f"{section}: {error}"))
+            key = str(error).partition(" ")[0].rstrip(":")
+            wrong = FourdgenError(f"{section}.{error}" if key in types_of(kind) else f"{section}: {error}")
+            errors.append(_as_typed(wrong, f"{section}.{key}", typed, options or {}))
     return made, errors
+
+
+def _as_typed(
+    error: FourdgenError, setting: str, typed: Mapping[str, str], options: Mapping[str, str]
+) -> FourdgenError:
+    """`section.key = value: expected ...` as `--option value: expected ...`, where it was given by an option."""
+    begins, _, expected = error.message.partition(": ")
+    if setting not in options or not begins.startswith(f"{setting} = "):
+        return error
+    option = options[setting]
+    hint = error.hint or f"`fourdgen reconstruct --help` says what {option} is for"
+    return FourdgenError(f"{option} {typed[setting]}: {expected}", hint)
 
 
 def _field_type(configs: Mapping[str, type], section: str, key: str) -> Any:

@@ -8,7 +8,7 @@ import importlib
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Request:
 
     pipeline: recipe name or .toml file; None takes quality with a GPU and fast without.
     settings: `section.key=value` texts; of two for the same setting the later one wins.
+    options: setting -> the option of the command line by which it was given (`align.sweep` -> `--sweep`), for messages.
     run_folder: None puts it beside the output, scene.ply -> scene.run. threads: None takes what the machine offers.
     command: how the run was started, for run.toml only.
     """
@@ -54,6 +55,7 @@ class Request:
     output: Path
     pipeline: str | None = None
     settings: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
     cameras: Path | None = None
     masks: Path | None = None
     run_folder: Path | None = None
@@ -129,7 +131,7 @@ def plan(request: Request) -> Plan:
         chosen = attempt(lambda: stages_of(recipe))
     if recipe is not None and chosen is not None:
         kinds = {stage.name: stage.config for stage in chosen}
-        configs, mistakes = settings.resolve_sound(recipe, kinds, request.settings)
+        configs, mistakes = settings.resolve_sound(recipe, kinds, request.settings, request.options)
         errors += mistakes
     if configs is not None and chosen is not None and paths_are_there:
         for stage in chosen:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import fourdgen
-from fourdgen import api, cli
+from fourdgen import api, cli, pipeline
 from fourdgen.geometry.transforms import Sim3
 from fourdgen.playback.channels import Look, layer, with_alpha
 from fourdgen.playback.shots import Shot
@@ -21,6 +21,8 @@ from fourdgen.render import pick
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
 from tests.toy import FRAMES, toy_scene, write_truth
+
+DEMO = Path(__file__).parents[1] / "assets" / "demo" / "a.mp4"
 
 
 def test_load_at_draw(tmp_path: Path) -> None:
@@ -105,6 +107,25 @@ def test_options_become_settings() -> None:
     assert api.request(["a", Path("b")], "s.ply", settings=["x.y=1"]).settings == ("x.y=1",)
     with pytest.raises(TypeError, match="no such option of reconstruct: sized"):
         api.request("a.mp4", "s.ply", sized=3)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"sweep": -90.0},
+            "--sweep -90.0: expected more than 0 and at most 1440 degrees | `fourdgen reconstruct --help`",
+        ),
+        ({"turn": "left"}, "--turn left: expected one of auto, cw, ccw, none | `fourdgen reconstruct --help`"),
+        ({"fov": 400.0}, "--fov 400.0: expected 2 to 150 degrees | "),
+        ({"turn": "none", "sweep": 90.0}, "--sweep 90.0: does not go with turn none"),
+        ({"sweep": 90.0, "settings": ["align.sweep=-5"]}, "align.sweep = -5: expected more than 0"),
+    ],
+)
+def test_a_bad_value_is_called_by_the_option_that_was_typed(tmp_path: Path, options: dict, said: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(FourdgenError) as raised:
+        pipeline.plan(api.request(DEMO, tmp_path / "s.ply", pipeline="fast", device="cpu", **options))
+    assert f"{raised.value.message} | {raised.value.hint}".startswith(said)
 
 
 def test_the_command_line_has_no_option_that_python_has_not() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +124,23 @@ def camera_errors(cameras: Path, clips: Sequence[Intake]) -> list[FourdgenError]
         except FourdgenError as error:
             errors.append(error)
     return errors + (missing if len(missing) == len(clips) else [])
+
+
+def filmed_by(cameras: Path, inputs: Mapping[str, Path]) -> list[str]:
+    """Which of the clips (name -> input) have cameras in the file; none where something cannot be read: `look` and
+    `camera_errors` say what."""
+    try:
+        entries, found = read_camera_entries(cameras), []
+        for name, path in inputs.items():
+            source = sources.open_source(path)
+            try:
+                match_cameras(entries, name, source, sources.frame_count(source), len(inputs) == 1, cameras)
+            except NoCamera:
+                continue
+            found.append(name)
+    except FourdgenError:
+        return []
+    return found
 
 
 def check_cameras(cameras: Path, name: str, sizes: Collection[tuple[int, int]], frame: tuple[int, int]) -> None:

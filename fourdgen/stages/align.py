@@ -8,6 +8,7 @@ registered as wholes to the clip that came out best.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from fourdgen import native
 from fourdgen.data.capture import Capture, stack
+from fourdgen.data.intake import filmed_by
 from fourdgen.data.records import Alignment, ClipAlignment
 from fourdgen.data.sources import clip_names
 from fourdgen.geometry.camera import Cameras
@@ -55,9 +57,11 @@ class AlignConfig:
 
     def __post_init__(self) -> None:
         if self.fov is not None and not 2 <= self.fov <= 150:
-            raise ValueError(f"fov = {self.fov}: expected 2 to 150 degrees")
+            raise ValueError(f"fov = {self.fov:g}: expected 2 to 150 degrees")
         if self.sweep is not None and not 0 < self.sweep <= 1440:
-            raise ValueError(f"sweep = {self.sweep}: expected more than 0 and at most 1440 degrees")
+            raise ValueError(f"sweep = {self.sweep:g}: expected more than 0 and at most 1440 degrees")
+        if self.sweep is not None and self.turn == "none":
+            raise ValueError(f"sweep = {self.sweep:g}: does not go with turn none, a view that does not turn")
         if self.frames < 3 or self.side < 16 or self.surfels < 50 or self.effort <= 0:
             raise ValueError("frames >= 3, side >= 16, surfels >= 50 and effort > 0 are needed")
 
@@ -68,21 +72,31 @@ class AlignConfig:
 
 
 def check_reference(job: Job, config: AlignConfig) -> None:
-    """The reference must be one of the clips; their names are known before any work."""
+    """The reference must be one of the clips, and have cameras if any clip has: both are known before any work."""
     names = clip_names(job.inputs)
-    if config.reference is not None and config.reference not in names:
+    if config.reference is None:
+        return
+    if config.reference not in names:
         raise FourdgenError(f"--reference: no clip is called '{config.reference}'", f"choose one of {', '.join(names)}")
+    if job.cameras is not None and len(names) > 1:
+        _check_has_cameras(config.reference, filmed_by(job.cameras, dict(zip(names, job.inputs, strict=True))))
+
+
+def _check_has_cameras(reference: str | None, with_cameras: Sequence[str]) -> None:
+    if with_cameras and reference is not None and reference not in with_cameras:
+        raise FourdgenError(
+            f"--reference {reference}: it has no cameras, and other clips have",
+            f"choose one of {', '.join(with_cameras)}",
+        )
 
 
 def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
     names = [clip.name for clip in capture.clips]
     with_cameras = [clip.name for clip in capture.clips if clip.cameras is not None]
     without = [name for name in names if name not in with_cameras]
-    if with_cameras and config.reference in without:
-        raise FourdgenError(
-            f"--reference {config.reference}: it has no cameras, and other clips have",
-            f"choose one of {', '.join(with_cameras)}",
-        )
+    _check_has_cameras(config.reference, with_cameras)
+    if with_cameras and not without:
+        _say_what_is_ignored(ctx, config)
     known = _given(ctx, config, capture, with_cameras) if with_cameras else None
     if known is not None and not without:
         return known
@@ -91,6 +105,16 @@ def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
     for name, solution in solutions.items():
         _report(ctx, config, name, solution)
     return joined(ctx, config, capture, solutions, known)
+
+
+def _say_what_is_ignored(ctx: Context, config: AlignConfig) -> None:
+    """Options that help a search, where there is none."""
+    given = {"--fov": config.fov, "--turn": config.turn if config.turn != "auto" else None, "--sweep": config.sweep}
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        ctx.report.warn(
+            f"all clips have cameras, so {' and '.join(names)} change nothing (leave out --cameras or these)"
+        )
 
 
 # ---- cameras given

@@ -9,6 +9,7 @@ import cv2
 import pytest
 import torch
 
+from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
 from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
 from fourdgen.data.records import Alignment, ClipAlignment, RootTrack
 from fourdgen.geometry.camera import Cameras
@@ -88,6 +89,10 @@ def test_given_cameras_pass_through_and_map_back(tmp_path: Path) -> None:
         assert torch.allclose(back, clip.cameras.cam_from_world, atol=2e-4)
         assert torch.equal(track.clips[clip.name].K, clip.cameras.K)
     assert (tmp_path / "align" / "check.png").exists()
+    context = _context(tmp_path, "told")
+    align.STAGE.run(context, align.AlignConfig(turn="cw", fov=40), capture)
+    heard = context.report.warnings  # type: ignore[attr-defined]
+    assert len(heard) == 1 and "--fov and --turn change nothing" in heard[0]
 
 
 def test_cameras_for_some_clips_only(tmp_path: Path) -> None:
@@ -123,6 +128,27 @@ def test_an_unknown_reference_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FourdgenError, match="no clip is called 'z'"):
         align.STAGE.check(job, align.AlignConfig(reference="z"))
     align.STAGE.check(job, align.AlignConfig(reference="a"))
+
+
+def test_a_reference_without_cameras_is_refused_before_any_work(tmp_path: Path) -> None:
+    cameras = orbit(torch.linspace(0, 90, 3))
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i, picture in enumerate(film(cameras)[0]):
+            cv2.imwrite(str(tmp_path / name / f"{i}.png"), picture)
+    entries = [
+        CameraEntry(f"a/{i}.png", pose.double(), cameras.K[0].double(), cameras.size, "a", i)
+        for i, pose in enumerate(cameras.cam_from_world)
+    ]
+    write_transforms_json(tmp_path / "transforms.json", entries)
+    inputs = (tmp_path / "a", tmp_path / "b")
+    job = Job(inputs, tmp_path / "scene.ply", tmp_path / "run", cameras=tmp_path / "transforms.json")
+    assert align.STAGE.check is not None
+    align.STAGE.check(job, align.AlignConfig(reference="a"))
+    with pytest.raises(FourdgenError, match="--reference b: it has no cameras") as raised:
+        align.STAGE.check(job, align.AlignConfig(reference="b"))
+    assert raised.value.hint == "choose one of a"
+    align.STAGE.check(replace(job, cameras=None), align.AlignConfig(reference="b"))
 
 
 def test_poses_of_a_turning_clip_with_an_empty_frame(tmp_path: Path) -> None:
