@@ -104,7 +104,11 @@ def reconstruct(
     ] = None,
     sync: Annotated[
         bool | None,
-        typer.Option("--sync/--no-sync", help="Whether the clips show the same motion.", show_default=False),
+        typer.Option(
+            "--sync/--no-sync",
+            help="Whether the clips show the same motion. [default: those that plainly do]",
+            show_default=False,
+        ),
     ] = None,
     frames: Annotated[
         int | None, typer.Option(help="Use at most this many frames of a clip; 0: all.", show_default=False)

@@ -18,7 +18,7 @@ from fourdgen.poses.accept import bank_costs, looking_at_subject, view_bank
 from fourdgen.poses.compare import Fit, Nodes, Pace, clip_cosines
 from fourdgen.poses.level import about_y, level_turn
 from fourdgen.poses.pictures import Pictures, join, spread
-from fourdgen.poses.stranger import color_distance, strange
+from fourdgen.poses.stranger import color_distance, exposed_distance, strange
 
 CANDIDATES = 4
 APART = 40.0  # degrees between candidates
@@ -64,7 +64,8 @@ class Solved:
 class Registration:
     """`rotation`, `place`: the other clip's poses in the reference's root frame. `margin`: how much worse the next
     rotation fits, as a factor. `stranger`: losses of both clips in company over their losses alone (geometric mean).
-    `apart`: between the subjects' colours. `gain`, `bias`: other clip's colour = gain * reference's + bias.
+    `apart`: between the subjects' colours; `exposed`: the same under the best exposure. `gain`, `bias`: other clip's
+    colour = gain * reference's + bias.
     """
 
     rotation: Float[Tensor, "n 3 3"]
@@ -72,6 +73,7 @@ class Registration:
     margin: float
     stranger: float
     apart: float
+    exposed: float
     fits: bool
     reason: str
     gain: Float[Tensor, "3"]
@@ -165,13 +167,14 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -
     stranger = math.sqrt(worse[0] * worse[1])
     gain, bias = (tone[1].detach() for tone in joint.tones())
     apart = color_distance(reference.pictures, other.pictures)
-    unlike, reason = strange(stranger, apart), ""
+    exposed = exposed_distance(reference.pictures, other.pictures)
+    unlike, reason = strange(stranger, apart, exposed), ""
     if unlike:
         reason = "it looks like another subject than the reference (--reference)"
     elif margin < MARGIN:
         reason = "it may face another way than the reference (--reference, --cameras)"
     return Registration(
-        joint.rotations().detach()[count:] @ back, joint.place.detach()[count:], margin, stranger, apart,
+        joint.rotations().detach()[count:] @ back, joint.place.detach()[count:], margin, stranger, apart, exposed,
         not unlike, reason, gain, bias,
     )  # fmt: skip
 

@@ -49,7 +49,7 @@ class AlignConfig:
     turn: Literal["auto", "cw", "ccw", "none"] = "auto"  # how the subject turns in the pictures, seen from above
     sweep: float | None = None  # by how many degrees it turns in a clip, if you know
     reference: str | None = None  # clip whose root frame all others join; none: the one that is solved best
-    sync: bool | None = None  # whether the clips show the same motion at the same time
+    sync: bool | None = None  # whether the clips show the same motion; none: those that plainly do
     frames: int = 48  # search poses on at most this many frames of a clip, the rest lie between them
     side: int = 48  # size in pixels of the pictures on which poses are searched
     surfels: int = 1000  # of the small models that are rendered and compared
@@ -156,8 +156,11 @@ def _plain(poses: Tensor, K: Tensor, confidence: Tensor, accepted: bool = True, 
 def _synchronised(
     ctx: Context, config: AlignConfig, capture: Capture, clips: dict[str, ClipAlignment], reference: str
 ) -> dict[str, ClipAlignment]:
-    """With --sync every clip shows the reference's motion; when it began and how fast it went is found."""
-    if not config.sync:
+    """Which clips show the reference's motion; when each began and how fast it went is found from the outlines.
+
+    With --sync all do, though only a map that the outlines bear out is taken; unasked, those that show it plainly.
+    """
+    if config.sync is False or len(clips) < 2:
         return clips
     seen = {name: _outlines(capture, name, clip) for name, clip in clips.items()}
     out = {}
@@ -167,10 +170,19 @@ def _synchronised(
             continue
         apart = timing.tangency(seen[reference][1:], seen[name][1:])
         found = timing.find_time_map(apart, seen[reference][0], seen[name][0])
+        if config.sync is None and not found.speaks_for_itself:
+            continue
+        if not found.evident:
+            found = replace(found, offset=0.0, rate=1.0)
+            ctx.report.warn(
+                f"{name}: --sync is obeyed, but the outlines do not bear it out that {name} shows the motion of "
+                f"{reference}: their own times are taken (--no-sync, or --cameras)"
+            )
         out[name] = replace(clip, synchronised_with=reference, time_offset=found.offset, time_rate=found.rate)
         ctx.report.emit(
-            "note", text=f"{name} shows the motion of {reference} at {found.rate:.2f} x its time {found.offset:+.2f} s",
-            clip=name, offset=found.offset, rate=found.rate, cost=found.cost, plain=min(found.plain, 99.0),
+            "note", text=f"{name} shows the motion of {reference} at {found.rate:.2f} x its time {found.offset:+.2f} s"
+            + ("" if config.sync else " (found; --no-sync if it does not)"),
+            clip=name, offset=found.offset, rate=found.rate, cost=min(found.cost, 99.0), plain=min(found.plain, 99.0),
         )  # fmt: skip
     return out
 
@@ -257,6 +269,7 @@ def joined(
                 margin=min(found.margin, 99.0),
                 stranger=found.stranger,
                 apart=found.apart,
+                exposed=found.exposed,
                 gain=found.gain.tolist(),
                 bias=found.bias.tolist(),
             )

@@ -43,6 +43,24 @@ def test_offset_and_rate_are_found(reference, offset: float, rate: float, sweep:
     middle = float(seconds.mean())
     assert abs(found.rate * middle + found.offset - (rate * middle + offset)) < 1 / RATE
     assert found.plain > 1.5 * found.cost
+    assert found.evident and found.speaks_for_itself
+
+
+@pytest.mark.parametrize("late", [0.0, 0.4])
+def test_two_motions_are_not_one(reference, late: float) -> None:  # type: ignore[no-untyped-def]
+    """The best of all lines convinces nobody who was not told, even where the second clip hops, too."""
+    times, first = reference
+    seconds = torch.arange(26) / RATE
+    other = _filmed(80.0, 60.0, 2.0 + 0.9 * torch.sin(3.1 * seconds + late))
+    found = find_time_map(tangency(first, other), times, seconds)
+    assert not found.speaks_for_itself
+
+
+def test_few_frames_do_not_speak_for_themselves(reference) -> None:  # type: ignore[no-untyped-def]
+    times, first = reference
+    few = torch.arange(8) / RATE
+    found = find_time_map(tangency(first, _filmed(80.0, 0.0, few)), times, few)
+    assert found.evident and not found.speaks_for_itself
 
 
 def test_own_times_stay_where_nothing_fits_better(reference) -> None:  # type: ignore[no-untyped-def]
@@ -59,6 +77,7 @@ def test_one_centre_tells_nothing(reference) -> None:  # type: ignore[no-untyped
     found = find_time_map(apart, times, times)
     assert (found.offset, found.rate) == (0.0, 1.0)
     assert math.isinf(found.cost)
+    assert not found.evident
 
 
 def test_planes_that_touch_a_rigid_subject_agree() -> None:

@@ -260,7 +260,27 @@ def test_given_cameras_and_sync_find_when_a_clip_began(tmp_path: Path) -> None:
     assert abs(b.time_rate * middle + b.time_offset - (middle + 4 / 24)) < 1 / 24
     assert b.time_rate == pytest.approx(1, abs=0.05)
     plain = align.STAGE.run(_context(tmp_path, "plain"), align.AlignConfig(), capture)
-    assert plain.clips["b"].synchronised_with is None
+    assert plain.clips["b"].synchronised_with == "a"  # it plainly does, so nobody needs to say so
+    assert plain.clips["b"].time_offset == b.time_offset
+    apart = align.STAGE.run(_context(tmp_path, "apart"), align.AlignConfig(sync=False), capture)
+    assert apart.clips["b"].synchronised_with is None
+
+
+def test_sync_that_nothing_bears_out_is_obeyed_with_a_warning(tmp_path: Path) -> None:
+    """Both stand still: outlines tell nothing of time, so each clip keeps its own; who did not ask is not told."""
+    clips = []
+    for name, azimuth in (("a", 0.0), ("b", 75.0)):
+        cameras = orbit(torch.full((13,), azimuth))
+        clips.append(replace(_clip(tmp_path, name, cameras), cameras=cameras))
+    capture = _capture(tmp_path, clips)
+    context = _context(tmp_path, "asked")
+    b = align.STAGE.run(context, align.AlignConfig(sync=True), capture).clips["b"]
+    assert (b.synchronised_with, b.time_offset, b.time_rate) == ("a", 0.0, 1.0)
+    heard = context.report.warnings  # type: ignore[attr-defined]
+    assert len(heard) == 1 and heard[0].startswith("b: --sync is obeyed, but the outlines do not bear it out")
+    context = _context(tmp_path, "unasked")
+    assert align.STAGE.run(context, align.AlignConfig(), capture).clips["b"].synchronised_with is None
+    assert not context.report.warnings  # type: ignore[attr-defined]
 
 
 def test_settings_out_of_range_are_refused() -> None:
