@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -132,6 +132,11 @@ def judge(fit: Fit, frames: Tensor, turn: Turn, rival_loss: float | None) -> Ver
     flow = flow_agreement(fit.rotations().detach(), frames, turn)
     margin = rival_loss / loss if rival_loss is not None else float("inf")
     return verdict(flow, margin, overlap(fit), relocated(fit))
+
+
+def doubted(verdict: Verdict, reason: str) -> Verdict:
+    """The same with one more doubt."""
+    return replace(verdict, accepted=False, reason="; ".join(filter(None, (verdict.reason, reason))))
 
 
 def judge_still(loss: float, rival_loss: float | None) -> Verdict:

@@ -31,7 +31,7 @@ def look_again(
 ) -> list[Candidate]:
     """The best few distinct paths of a wide search in which the body moves, to be refined as others are."""
     starts = orbit_starts(turn, pictures.frame, settings.turn, settings.sweep, ELEVATIONS)
-    starts += returning_starts(pictures.frame, settings.turn, ELEVATIONS)
+    starts += returning_starts(pictures.frame, settings.turn, ELEVATIONS, settings.sweep)
     tried = []
     for i, start in enumerate(starts):
         fit = moving(pictures, start.rotations(pictures, settings.focal), None, settings, FIRST, 5, seed=0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fourdgen.poses.accept import path_difference
 from fourdgen.poses.compare import Fit, Pace
+from fourdgen.poses.course import course_of
 from fourdgen.poses.pictures import Pictures
 
 NODES, WAVES = 20, 10  # body motion in the final fit, so that a leap or a swing is not read as a turn of the camera
@@ -47,6 +48,8 @@ def first_fit(
 ) -> Fit:
     """A fresh model for these poses, settled before any of them moves."""
     fit = Fit(pictures, start, torch.tensor([settings.focal]), settings.surfels, settings.seed + seed, place=place)
+    course = course_of(settings.turn, settings.sweep)
+    fit.held = None if course is None else course.strain
     fit.run(steps_of(held, settings), Pace(turn=0.0, smooth=0.0), decay=False)
     return fit
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -105,6 +106,9 @@ class Fit:
         self.whole = torch.zeros(len(focal), 3, requires_grad=True)
         self.tint = torch.zeros(len(focal) - 1, 6, requires_grad=True)  # log gain (3), bias (3)
         self.nodes: Nodes | None = None
+        self.held: Callable[[Tensor], Tensor] | None = (
+            None  # a further cost of the rotations, whatever the pictures say
+        )
         self.generator = torch.Generator().manual_seed(seed)
         self.raster = rasterizer()
         self._order: list[int] = []
@@ -219,6 +223,8 @@ class Fit:
                 loss = loss + pace.smooth * roughness(rotations, self.pictures)
             if pace.level > 0 and pace.turn + pace.whole > 0:
                 loss = loss + pace.level * tilt(rotations)
+            if self.held is not None:
+                loss = loss + self.held(rotations)
             if pace.steady > 0:
                 loss = loss + pace.steady * second_difference(self.place[:, 2:], self.pictures)
             if pace.whole > 0:

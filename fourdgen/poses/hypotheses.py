@@ -20,6 +20,7 @@ SWEEPS = (34.0, 55.0, 88.0, 140.0, 222.0, 345.0)
 ELEVATIONS = (0.0, 22.0)
 PEAKS = (0.5, 0.75)  # shares of a clip after which a view that turns back turns
 BACK_SWEEPS = (88.0, 140.0, 222.0)
+SIGNS = {"cw": (1,), "ccw": (-1,), "auto": (1, -1)}  # of the azimuth's change
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def orbit_starts(
     `sign`: "cw" (the subject turns clockwise seen from above: the azimuth grows), "ccw" or "auto". `sweep`: the whole
     turn in degrees if it is known.
     """
-    signs = {"cw": (1,), "ccw": (-1,)}.get(sign, (1, -1))
+    signs = SIGNS[sign]
     even = (frames - frames[0]).float() / max(1, int(frames[-1] - frames[0]))
     curve = turn.curve(frames)
     reach = float(curve.max() - curve.min())
@@ -64,15 +65,18 @@ def orbit_starts(
     return starts
 
 
-def returning_starts(frames: Tensor, sign: str, elevations: tuple[float, ...]) -> list[Start]:
-    """Starts of a view that turns, turns back at some time and goes on at the same speed."""
+def returning_starts(
+    frames: Tensor, sign: str, elevations: tuple[float, ...], sweep: float | None = None
+) -> list[Start]:
+    """Starts of a view that turns, turns back at some time and goes on at the same speed. `sign`, `sweep`: see
+    `orbit_starts`; the sign is that of the way there, the sweep lies between its ends."""
     time = (frames - frames[0]).float() / max(1, int(frames[-1] - frames[0]))
     starts = []
     for elevation in elevations:
-        for degrees in BACK_SWEEPS:
+        for degrees in (sweep,) if sweep else BACK_SWEEPS:
             for peak in PEAKS:
                 there = (peak - (time - peak).abs()) / peak
-                for s in {"cw": (1,), "ccw": (-1,)}.get(sign, (1, -1)):
+                for s in SIGNS[sign]:
                     name = f"back {s * degrees:+.0f} at {elevation:.0f} after {peak:.0%}"
                     starts.append(Start(name, s * degrees * there, elevation))
     return starts

@@ -12,11 +12,21 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fourdgen.geometry.transforms import nearest_rotation, rotation_angle_degrees, so3_exp
-from fourdgen.poses.accept import DISTINCT, Verdict, flow_agreement, global_turn, judge, judge_still, path_difference
+from fourdgen.poses.accept import (
+    DISTINCT,
+    MARGIN,
+    Verdict,
+    doubted,
+    flow_agreement,
+    global_turn,
+    judge,
+    judge_still,
+    path_difference,
+)
 from fourdgen.poses.again import look_again
 from fourdgen.poses.candidates import BODY, NODES, WAVES, Candidate, SearchSettings, distinct, first_fit, steps_of
 from fourdgen.poses.compare import Fit, Nodes, Pace, cosines
-from fourdgen.poses.hypotheses import azimuths, orbit_starts, stretched, tidied
+from fourdgen.poses.hypotheses import SWEEPS, azimuths, orbit_starts, stretched, tidied
 from fourdgen.poses.pictures import Pictures, cut, spread
 from fourdgen.poses.turn import Turn, turn_from_flow
 
@@ -36,6 +46,10 @@ KIN, SOFT = 45.0, 0.1  # candidates so near (degrees) have a mean; a loss greate
 HOPELESS = 1.4  # times the best loss: such a candidate stays as a rival, but nobody spends a line search on it
 FIRST_LOOK = 70  # percent of the work, where a second look is needed
 STILL = "still"
+LEAST_FRAMES = 3  # with fewer no path is searched
+# --turn none is asked back where so much of the clear flow is in one sense: steps held and free, elevations tried.
+STILL_STEADY, STILL_PROBE, STILL_ELEVATIONS = 0.5, (40, 40), (10.0,)
+OTHER_SWEEP = 1.3  # a sweep that is so many times as wide as the given one, or as narrow, is another
 # A turning view has to fit better than a still one by the first factor if the flow turns the same way in at least so
 # large a share of the clear frames, else by the last.
 STILL_GAIN, STILL_FLOW, SURE_GAIN = 1.05, 0.65, 1.5
@@ -58,6 +72,7 @@ class ClipSolution:
     frame_loss: Float[Tensor, "n"]
     still_loss: float  # of the view that never turns
     nodes: Nodes | None = None
+    other_sweep: float | None = None  # degrees, where it fits clearly better than the one that was given
 
 
 def solve_clip(
@@ -76,20 +91,69 @@ def solve_clip(
     pictures = cut(rgb[chosen.numpy()], mask[chosen.numpy()], settings.side)
     pictures = replace(pictures, frame=chosen[pictures.frame])
     still = _still(pictures, settings)
-    if settings.turn == "none" or len(pictures) < 3:
-        return _solution(still, pictures, turn, [], still.loss)
+    if settings.turn == "none" or len(pictures) < LEAST_FRAMES:
+        return _unsearched(still, pictures, turn, settings, step)
     candidates = _race(pictures, turn, settings, step, watch)
     moved = _line_search(candidates, pictures, settings, step)
     watch("moved", moved)
     finalists = _refined(_with_rival(distinct(moved, 10.0), FINALISTS), [], pictures, turn, settings)
-    solution = _chosen(finalists, still, pictures, turn)
+    solution = _chosen(finalists, still, pictures, turn, settings)
     if not solution.verdict.accepted:
         again = look_again(pictures, turn, settings, lambda done, total: step(FIRST_LOOK + 25 * done // total, 100))
         finalists = _refined(again, finalists, pictures, turn, settings)
-        solution = _chosen(finalists, still, pictures, turn)
+        solution = _chosen(finalists, still, pictures, turn, settings)
     watch("refined", finalists)
+    if settings.sweep and not solution.still:
+        solution = _sweep_doubted(solution, pictures, settings)
     step(100, 100)
     return solution
+
+
+def _unsearched(
+    still: Candidate, pictures: Pictures, turn: Turn, settings: SearchSettings, step: Callable[[int, int], None]
+) -> ClipSolution:
+    """A view that counts as still unseen: because somebody says so, or because there is too little to tell.
+
+    Whoever says so is obeyed, and contradicted where the flow turns one way and a view that turns with it explains the
+    pictures much better, the best of a few short fits after the same last fit as every path gets.
+    """
+    if len(pictures) < LEAST_FRAMES:
+        solution = _solution(still, pictures, turn, [], still.loss)
+        few = f"only {len(pictures)} of its frames show the subject, too few to tell how the view turns (--cameras)"
+        return replace(solution, verdict=doubted(solution.verdict, few))
+    rivals = []
+    if turn.steady >= STILL_STEADY:
+        free = replace(settings, turn="cw" if turn.sign > 0 else "ccw")
+        starts = orbit_starts(turn, pictures.frame, free.turn, None, STILL_ELEVATIONS)
+        for i, start in enumerate(starts):
+            fit = _probe(pictures, start.rotations(pictures, settings.focal), None, free, *STILL_PROBE, 5)
+            rivals.append(Candidate(start.name, fit, fit.score()))
+            step(80 * (i + 1) // len(starts), 100)
+        best = min(rivals, key=lambda c: c.loss)
+        rivals = [_refine(best, pictures, free, best.fit.rotations().detach())]
+    return _solution(still, pictures, turn, rivals, still.loss)
+
+
+def _sweep_doubted(solution: ClipSolution, pictures: Pictures, settings: SearchSettings) -> ClipSolution:
+    """The solution with a doubt where the same path, stretched to another sweep and let go, fits clearly better than
+    the one that is held to what was given."""
+    assert settings.sweep is not None
+    free = replace(settings, sweep=None)
+    own = _probed("own", solution.rotation, solution.place, pictures, settings).loss
+    angle = torch.rad2deg(azimuths(solution.rotation))
+    reach = max(float(angle.max() - angle.min()), 1.0)
+    others = [
+        _probed("", stretched(solution.rotation, sweep / reach), solution.place, pictures, free)
+        for sweep in SWEEPS
+        if max(sweep / settings.sweep, settings.sweep / sweep) > OTHER_SWEEP
+    ]
+    best = min(others, key=lambda c: c.loss)
+    if best.loss * MARGIN > own:
+        return solution
+    found = torch.rad2deg(azimuths(best.fit.rotations().detach()))
+    other = float(found.max() - found.min())
+    reason = f"a turn by about {other:.0f} degrees fits better than the given {settings.sweep:.0f} (--sweep)"
+    return replace(solution, verdict=doubted(solution.verdict, reason), other_sweep=other)
 
 
 def _refined(
@@ -100,7 +164,7 @@ def _refined(
         *others,
         *(_refine(candidate, pictures, settings, candidate.fit.rotations().detach()) for candidate in candidates),
     ]
-    refined.sort(key=lambda c: c.loss * _doubt(c, pictures, turn))
+    refined.sort(key=lambda c: c.loss * (1.0 if _told(settings) else _doubt(c, pictures, turn)))
     if others and refined[0] is others[0]:
         return refined
     between = mean_path([(c.fit.rotations().detach(), c.loss) for c in refined])
@@ -127,9 +191,16 @@ def mean_path(paths: list[tuple[Float[Tensor, "n 3 3"], float]]) -> Float[Tensor
     return nearest_rotation(total) if near else None
 
 
-def _chosen(finalists: list[Candidate], still: Candidate, pictures: Pictures, turn: Turn) -> ClipSolution:
+def _told(settings: SearchSettings) -> bool:
+    """Whether somebody says that and how the view turns: then the flow is not asked, nor whether it turns at all."""
+    return settings.turn in ("cw", "ccw")
+
+
+def _chosen(
+    finalists: list[Candidate], still: Candidate, pictures: Pictures, turn: Turn, settings: SearchSettings
+) -> ClipSolution:
     best = finalists[0]
-    if not _turns(best, still, pictures, turn):
+    if not (_told(settings) or _turns(best, still, pictures, turn)):
         return _solution(still, pictures, turn, finalists, still.loss)
     return _solution(best, pictures, turn, finalists[1:], still.loss)
 

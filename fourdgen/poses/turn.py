@@ -46,6 +46,12 @@ class Turn:
         """+1, -1, or 0 when there is no clear frame."""
         return int(torch.sign(self.rate[self.clear].sum())) if bool(self.clear.any()) else 0
 
+    @property
+    def steady(self) -> float:
+        """How much of the clear frames' turn is in one sense: 1 all, 0 as much in the other."""
+        rate = self.rate[self.clear]
+        return float(rate.sum().abs() / rate.abs().sum().clamp_min(1e-9))
+
 
 def _median5(values: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
     padded = torch.cat([values[:1].expand(2), values, values[-1:].expand(2)])

@@ -24,12 +24,13 @@ from fourdgen.data.records import Alignment, ClipAlignment
 from fourdgen.data.sources import clip_names
 from fourdgen.geometry.camera import Cameras
 from fourdgen.poses import check, given, store, timing, tracks
+from fourdgen.poses.accept import doubted
 from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.compare import Fit, Pace
 from fourdgen.poses.hypotheses import azimuths
 from fourdgen.poses.pictures import Pictures, cut, mask_boxes, spread
 from fourdgen.poses.register import Solved, register
-from fourdgen.poses.search import ClipSolution
+from fourdgen.poses.search import LEAST_FRAMES, ClipSolution
 from fourdgen.poses.side_by_side import solve_clips
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
@@ -38,6 +39,7 @@ GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose find
 KNOWN_STEPS = 150  # for the small model of a clip whose cameras were given
 SAME_PICTURE = 1.0  # mean difference of two frames, of 255, up to which they show the same
 SYNC_FRAMES = 72  # of each clip are compared to find out when it was filmed
+EQUAL = "all its frames are the same picture"
 UNSURE = 0.5  # factor on the confidence of a clip that failed a test
 
 
@@ -100,8 +102,12 @@ def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
     known = _given(ctx, config, capture, with_cameras) if with_cameras else None
     if known is not None and not without:
         return known
-    settings = {name: _settings(ctx, config, capture, name) for name in without}
+    equal = {name for name in without if _motionless(capture, name)}
+    settings = {name: _settings(ctx, config, name in equal) for name in without}
     solutions = solve_clips(capture, settings, ctx.folder, ctx.threads, ctx.report)
+    for name in equal:
+        ctx.report.warn(f"{name}: {EQUAL}, so the view counts as still")
+        solutions[name] = replace(solutions[name], verdict=doubted(solutions[name].verdict, EQUAL))
     for name, solution in solutions.items():
         _report(ctx, config, name, solution)
     return joined(ctx, config, capture, solutions, known)
@@ -204,15 +210,12 @@ def _windows(capture: Capture, name: str, most: int, side: int) -> Pictures:
 # ---- cameras searched
 
 
-def _settings(ctx: Context, config: AlignConfig, capture: Capture, name: str) -> SearchSettings:
+def _settings(ctx: Context, config: AlignConfig, motionless: bool) -> SearchSettings:
     settings = SearchSettings(
         focal=config.focal, turn=config.turn, sweep=config.sweep, frames=config.frames, side=config.side,
         surfels=config.surfels, effort=config.effort, seed=ctx.seed,
     )  # fmt: skip
-    if _motionless(capture, name):
-        ctx.report.warn(f"{name}: all frames are the same picture, so the view counts as still")
-        return replace(settings, turn="none")
-    return settings
+    return replace(settings, turn="none", sweep=None) if motionless else settings
 
 
 def _motionless(capture: Capture, name: str) -> bool:
@@ -240,9 +243,18 @@ def _report(ctx: Context, config: AlignConfig, name: str, solution: ClipSolution
     if not verdict.accepted:
         report.emit("note", text=f"{name}: the camera path is uncertain so far", reason=verdict.reason)
     wanted = {"cw": 1, "ccw": -1}.get(config.turn, 0)
-    if wanted and solution.turn_sign == -wanted:
+    if len(solution.frames) < LEAST_FRAMES:
+        report.warn(f"{name}: {verdict.reason}, so it counts as still")
+    elif wanted and not solution.still and solution.turn_sign == -wanted:
         report.warn(
             f"{name}: --turn {config.turn} is obeyed, but the optical flow says the subject turns the other way"
+        )
+    elif config.turn == "none" and verdict.margin < 1 and not verdict.accepted:
+        report.warn(f"{name}: --turn none is obeyed, but a view that turns explains the pictures better")
+    if solution.other_sweep is not None:
+        report.warn(
+            f"{name}: --sweep {config.sweep:g} is obeyed, but a turn by about {solution.other_sweep:.0f} degrees "
+            "explains the pictures better"
         )
 
 

@@ -36,6 +36,8 @@ def test_starts_turn_back_where_they_say_and_obey_the_sign() -> None:
         steps = torch.diff(start.azimuth).abs()
         assert torch.allclose(steps, steps[:1].expand_as(steps), atol=1e-3)  # as fast back as there
     assert all(float(s.azimuth[1]) < 0 for s in returning_starts(torch.arange(9), "ccw", (0.0,)))
+    given = returning_starts(torch.arange(41), "auto", (0.0,), sweep=100)
+    assert {round(float(s.azimuth.max() - s.azimuth.min())) for s in given} == {100}
 
 
 def test_a_view_that_turns_back_is_found_although_the_flow_says_nothing() -> None:

@@ -14,6 +14,7 @@ from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
 from fourdgen.poses.accept import global_turn, judge, judge_still, path_difference
 from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.compare import Fit, Nodes, Pace, facing, hats
+from fourdgen.poses.course import course_of
 from fourdgen.poses.hypotheses import azimuths, tidied
 from fourdgen.poses.level import tilt
 from fourdgen.poses.pictures import cut
@@ -100,10 +101,62 @@ def test_the_mean_of_paths_that_err_apart_is_nearer_the_truth() -> None:
     assert mean_path([(left, 0.1), (mirror, 0.1)]) is None
 
 
-def test_none_is_obeyed(turning: tuple) -> None:  # type: ignore[type-arg]
+def test_none_is_obeyed_and_doubted_where_the_view_turns(turning: tuple) -> None:  # type: ignore[type-arg]
     _, rgb, mask = turning
-    solution = solve_clip(rgb, mask, replace(TINY, turn="none", effort=0.05))
-    assert solution.still and solution.verdict.accepted  # whoever says so is believed
+    solution = solve_clip(rgb, mask, replace(TINY, turn="none", effort=0.1))
+    assert solution.still
+    assert not solution.verdict.accepted and "it may turn after all" in solution.verdict.reason
+
+
+def test_none_is_believed_where_only_the_body_moves() -> None:
+    rgb, mask = film(orbit(torch.full((12,), 40.0)), waves=0.5 + 0.5 * torch.sin(torch.arange(12) * 0.8))
+    solution = solve_clip(rgb, mask, replace(TINY, turn="none", effort=0.1))
+    assert solution.still and solution.verdict.accepted, solution.verdict
+
+
+def test_a_given_sense_is_obeyed_against_the_flow(turning: tuple) -> None:  # type: ignore[type-arg]
+    """The view turns the other way, so a still one would fit better than most; whoever says cw gets a path that is."""
+    _, rgb, mask = turning
+    solution = solve_clip(rgb, mask, replace(TINY, turn="cw", sweep=150, effort=0.05))
+    angle = torch.rad2deg(azimuths(solution.rotation))
+    assert not solution.still
+    assert float(angle[-1] - angle[0]) > 90
+    assert solution.turn_sign == -1 and not solution.verdict.accepted
+
+
+def test_a_given_sweep_is_held_and_contradicted(turning: tuple) -> None:  # type: ignore[type-arg]
+    """190 degrees, and somebody says 80: the result turns by about 80, and says that more fits better."""
+    _, rgb, mask = turning
+    solution = solve_clip(rgb, mask, replace(TINY, turn="ccw", sweep=80, effort=0.15))
+    angle = torch.rad2deg(azimuths(solution.rotation))
+    assert 66 < float(angle.max() - angle.min()) < 94
+    assert solution.other_sweep is not None and solution.other_sweep > 110
+    assert not solution.verdict.accepted and "(--sweep)" in solution.verdict.reason
+
+
+def test_two_frames_tell_nothing_of_a_turn(turning: tuple) -> None:  # type: ignore[type-arg]
+    _, rgb, mask = turning
+    solution = solve_clip(rgb[::12], mask[::12], replace(TINY, effort=0.05))
+    assert len(solution.frames) == 2 and solution.still
+    assert not solution.verdict.accepted and "only 2 of its frames" in solution.verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("turn", "sweep", "kept"),
+    [("ccw", None, True), ("auto", 190, True), ("ccw", 175, True), ("cw", None, False), ("auto", 120, False)],
+)
+def test_a_course_costs_what_it_breaks(turn: str, sweep: float | None, kept: bool) -> None:
+    rotations = orbit(AZIMUTH).cam_from_world[:, :3, :3]
+    course = course_of(turn, sweep)
+    assert course is not None
+    turns = torch.zeros(len(rotations), 3, requires_grad=True)
+    cost = course.strain(so3_exp(turns) @ rotations)
+    assert (float(cost.detach()) == 0) is kept
+    if not kept:
+        cost.backward()
+        better = so3_exp(-1e-2 * turns.grad / turns.grad.norm()) @ rotations  # type: ignore[union-attr]
+        assert float(course.strain(better)) < float(cost.detach())
+    assert course_of("auto", None) is None and course_of("none", None) is None
 
 
 def test_registration_finds_a_known_rotation(turning: tuple) -> None:  # type: ignore[type-arg]

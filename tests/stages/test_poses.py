@@ -16,6 +16,7 @@ from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3, rotation_angle_degrees
 from fourdgen.poses import tracks
 from fourdgen.poses.accept import global_turn, outlines_doubt
+from fourdgen.poses.hypotheses import azimuths
 from fourdgen.poses.pictures import cut
 from fourdgen.report import FourdgenError
 from fourdgen.stages import align, root_pose
@@ -226,8 +227,11 @@ def test_turn_against_the_flow_is_obeyed_with_a_warning(tmp_path: Path) -> None:
     capture = _capture(tmp_path, [_clip(tmp_path, "a", orbit(torch.linspace(0, 90, 10)))])
     context = _context(tmp_path, "align")
     config = align.AlignConfig(side=24, surfels=150, effort=0.05, turn="ccw", sweep=90)
-    align.STAGE.run(context, config, capture)
+    aligned = align.STAGE.run(context, config, capture)
     assert any("--turn ccw is obeyed" in warning for warning in context.report.warnings)  # type: ignore[attr-defined]
+    angle = azimuths(aligned.clips["a"].cam_from_root[:, :3, :3])
+    assert float(angle[-1] - angle[0]) < -0.5
+    assert not aligned.clips["a"].accepted
 
 
 def test_equal_frames_are_still_with_a_warning(tmp_path: Path) -> None:
@@ -236,7 +240,8 @@ def test_equal_frames_are_still_with_a_warning(tmp_path: Path) -> None:
     context = _context(tmp_path, "align")
     aligned = align.STAGE.run(context, align.AlignConfig(side=24, surfels=100, effort=0.03), capture)
     heard = context.report.warnings  # type: ignore[attr-defined]
-    assert heard == ["a: all frames are the same picture, so the view counts as still"]
+    assert heard == ["a: all its frames are the same picture, so the view counts as still"]
+    assert not aligned.clips["a"].accepted and aligned.clips["a"].reason == "all its frames are the same picture"
     rotation = aligned.clips["a"].cam_from_root[:, :3, :3]
     assert torch.equal(rotation, rotation[:1].expand_as(rotation))
 
