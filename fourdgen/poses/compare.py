@@ -88,20 +88,25 @@ def facing(center: Float[Tensor, "n 2"], focal: Float[Tensor, "n"] | float) -> F
 
 
 class Fit:
-    """One hypothesis: surfels, poses, focal lengths (in sides). `start` are its first rotations cam_from_root."""
+    """One hypothesis: surfels, poses, focal lengths (in sides). `start` are its first rotations cam_from_root.
+
+    `held`: numbers of clips whose cameras are known: their rotations, places and focal lengths never move.
+    """
 
     def __init__(
         self, pictures: Pictures, start: Float[Tensor, "n 3 3"], focal: Float[Tensor, "c"], surfels: int, seed: int,
         model: dict[str, Tensor] | None = None, place: Float[Tensor, "n 3"] | None = None,
+        held: frozenset[int] = frozenset(),
     ) -> None:  # fmt: skip
         self.pictures = pictures
+        self.loose = torch.tensor([float(clip not in held) for clip in range(len(focal))])  # 0 for a held clip
         self.base = start
         self.focal = focal.clone().log().requires_grad_()
         self.distance = SUBJECT / pictures.extent  # per side of focal length
         count = len(pictures)
         begin = torch.cat([pictures.center, torch.zeros(count, 1)], 1) if place is None else place
         self.place = begin.clone().requires_grad_()  # x, y in sides, log distance
-        self.basis = torch.eye(count)
+        self.basis = torch.eye(count) * self.loose[pictures.clip, None]
         self.turns = torch.zeros(count, 3, requires_grad=True)
         self.whole = torch.zeros(len(focal), 3, requires_grad=True)
         self.tint = torch.zeros(len(focal) - 1, 6, requires_grad=True)  # log gain (3), bias (3)
@@ -118,10 +123,10 @@ class Fit:
     # ---- poses
 
     def use_basis(self, basis: Float[Tensor, "n k"]) -> None:
-        """Continue from the present poses, with turns in another basis."""
+        """Continue from the present poses, with turns in another basis (held clips do not turn in any)."""
         self.base = self.rotations().detach()
         self.whole = torch.zeros_like(self.whole).requires_grad_()
-        self.basis = basis
+        self.basis = basis * self.loose[self.pictures.clip, None]
         self.turns = torch.zeros(basis.shape[1], 3, requires_grad=True)
 
     def rotations(self) -> Float[Tensor, "n 3 3"]:
@@ -205,7 +210,9 @@ class Fit:
             groups.append(([self.nodes.shifts], pace.bend))
         # Columns of `place` have different units; scaling the variable gives each its own rate.
         unit = torch.tensor([pace.place * extent, pace.place * extent, pace.depth]).clamp_min(1e-12)
-        place = (self.place.detach() / unit).requires_grad_()
+        before, moves = self.place.detach(), self.loose[self.pictures.clip, None]
+        place = (before / unit).requires_grad_()
+        held = {id(place): moves, id(self.whole): self.loose[:, None], id(self.focal): self.loose}
         groups.append(([place], 1.0))
         active = [{"params": params, "lr": rate, "first": rate} for params, rate in groups if rate > 0]
         optimizer = Adam(active, betas=(0.9, 0.98))
@@ -235,9 +242,9 @@ class Fit:
                 loss = loss + pace.stiff * self.nodes.strain(index)
             grads = torch.autograd.grad(loss, every, allow_unused=True)
             for parameter, grad in zip(every, grads, strict=True):
-                parameter.grad = grad
+                parameter.grad = grad if grad is None or id(parameter) not in held else grad * held[id(parameter)]
             optimizer.step()
-        self.place = (place * unit).detach().requires_grad_()
+        self.place = torch.where(moves > 0, (place * unit).detach(), before).requires_grad_()
 
     def _draw(self, batch: int) -> Tensor:
         chosen: list[int] = []

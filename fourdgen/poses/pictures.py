@@ -56,6 +56,27 @@ class Pictures:
         return torch.stack(rows, -1).reshape(-1, 3, 3)
 
 
+def filmed_by(
+    pictures: Pictures, K: Float[Tensor, "n 3 3"], size: tuple[int, int]
+) -> tuple[Pictures, float]:
+    """The windows of one clip as cameras with these K (pixels of the filmed pictures of `size`, width and height) see
+    them, and the clip's one focal length in sides: the median. A zoom goes into each window's `unit`, a principal
+    point off the middle into `principal` and `center`. Pixels are taken for square.
+    """
+    longer, middle = max(size), torch.tensor(size, dtype=torch.float32) / 2
+    focal = (K[:, 0, 0] * K[:, 1, 1]).sqrt() / longer
+    typical = float(focal.median())
+    zoom = focal / typical
+    off = K[:, :2, 2] - middle
+    moved = replace(
+        pictures,
+        principal=pictures.principal + off * (pictures.unit / longer)[:, None],
+        unit=pictures.unit * zoom,
+        center=(pictures.center - off / longer) / zoom[:, None],
+    )
+    return moved, typical
+
+
 def mask_boxes(mask: UInt8[np.ndarray, "t h w"]) -> Float[np.ndarray, "t 4"]:
     """x0, y0, x1, y1 of each mask (NaN where there is none). Single stray pixels far out do not count."""
     boxes = np.full((len(mask), 4), np.nan, np.float32)

@@ -127,14 +127,18 @@ def _spoken(poses: Tensor, bank: Tensor, costs: Tensor) -> Float[Tensor, ""]:
     return torch.where(far, costs.quantile(0.7, dim=1), cost).mean()
 
 
-def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -> Registration:
+def register(
+    reference: Solved, other: Solved, seed: int, effort: float = 1.0, known: bool = False
+) -> Registration:
     """The other clip's poses in the reference's root frame, by the rotation under which one model explains both.
 
     Where both horizons are known, the rotation is one about the vertical: two motions of one body differ in pitch.
+    `known`: the reference's cameras were given and are held.
     """
     back = level_turn(reference.rotation)[0].T  # to the frame that the caller knows
     (reference, sure), (other, other_sure) = reference.levelled(), other.levelled()
     fit_r, fit_o = reference.fit(), other.fit()
+    held = frozenset({0} if known else ())
     few_r, few_o = spread(len(reference.pictures), FRAMES), spread(len(other.pictures), FRAMES)
     results = []
     for rotation in votes(fit_r, fit_o, upright=sure and other_sure):
@@ -142,10 +146,10 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -
         place = settle(reference, other, turned)
         joint = joint_fit(
             [reference.pictures[few_r], other.pictures[few_o]], [reference.rotation[few_r], turned[few_o]],
-            [reference.place[few_r], place[few_o]], [reference.focal, other.focal], model=reference.model, seed=seed,
+            [reference.place[few_r], place[few_o]], [reference.focal, other.focal], seed, held, model=reference.model,
         )  # fmt: skip
-        held, whole, free = (max(3, round(steps * effort)) for steps in STEPS)
-        joint.run(held, Pace(turn=0.0, smooth=0.0, tint=TINT), batch=8, decay=False)
+        still, whole, free = (max(3, round(steps * effort)) for steps in STEPS)
+        joint.run(still, Pace(turn=0.0, smooth=0.0, tint=TINT), batch=8, decay=False)
         joint.run(whole, Pace(turn=0.0, smooth=0.0, whole=0.005, level=HELD_LEVEL, tint=TINT / 2), batch=8, decay=False)
         joint.use_basis(clip_cosines(joint.pictures, 4))
         joint.run(free, Pace(turn=0.004), batch=8)
@@ -155,14 +159,14 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -
     margin = results[1][0] / loss if len(results) > 1 else float("inf")
     joint = joint_fit(
         [reference.pictures, other.pictures], [reference.rotation, turned], [reference.place, place],
-        [reference.focal, other.focal], seed=seed,
+        [reference.focal, other.focal], seed, held,
     )  # fmt: skip
     settle_together(joint, POLISH, effort)
     count = len(reference.pictures)
     errors = joint.frame_scores()
     worse = [
-        float(together.mean()) / max(_alone(clip, seed, effort), 1e-6)
-        for clip, together in ((reference, errors[:count]), (other, errors[count:]))
+        float(together.mean()) / max(_alone(clip, seed, effort, fixed), 1e-6)
+        for clip, together, fixed in ((reference, errors[:count], held), (other, errors[count:], frozenset()))
     ]
     stranger = math.sqrt(worse[0] * worse[1])
     gain, bias = (tone[1].detach() for tone in joint.tones())
@@ -179,9 +183,9 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0) -
     )  # fmt: skip
 
 
-def _alone(clip: Solved, seed: int, effort: float) -> float:
+def _alone(clip: Solved, seed: int, effort: float, held: frozenset[int]) -> float:
     """Loss of a clip that has a model of its own, after as many steps as the joint one got."""
-    fit = Fit(clip.pictures, clip.rotation, torch.tensor([clip.focal]), 1000, seed, place=clip.place)
+    fit = Fit(clip.pictures, clip.rotation, torch.tensor([clip.focal]), 1000, seed, place=clip.place, held=held)
     settle_together(fit, POLISH, effort)
     return fit.score()
 
@@ -205,11 +209,11 @@ def settle_together(joint: Fit, steps: tuple[int, int, int], effort: float, stif
 
 def joint_fit(
     pictures: list[Pictures], rotation: list[Tensor], place: list[Tensor], focal: list[float], seed: int,
-    model: dict[str, Tensor] | None = None, surfels: int = 1000,
+    held: frozenset[int] = frozenset(), model: dict[str, Tensor] | None = None, surfels: int = 1000,
 ) -> Fit:  # fmt: skip
     """One model for several clips, whose poses are already in one root frame."""
     return Fit(
-        join(pictures), torch.cat(rotation), torch.tensor(focal), surfels, seed, model=model, place=torch.cat(place)
+        join(pictures), torch.cat(rotation), torch.tensor(focal), surfels, seed, model, torch.cat(place), held
     )
 
 

@@ -28,7 +28,7 @@ from fourdgen.poses.accept import doubted
 from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.compare import Fit, Pace
 from fourdgen.poses.hypotheses import azimuths
-from fourdgen.poses.pictures import Pictures, cut, mask_boxes, spread
+from fourdgen.poses.pictures import Pictures, cut, filmed_by, mask_boxes, spread
 from fourdgen.poses.register import Solved, register
 from fourdgen.poses.search import LEAST_FRAMES, ClipSolution
 from fourdgen.poses.side_by_side import solve_clips
@@ -274,7 +274,7 @@ def joined(
         tone = torch.ones(3), torch.zeros(3)
         mine, doubts = solved[name], [] if solution.verdict.accepted else [solution.verdict.reason]
         if name != reference:
-            found = register(solved[reference], mine, ctx.seed, config.effort)
+            found = register(solved[reference], mine, ctx.seed, config.effort, known is not None)
             ctx.report.emit(
                 "note",
                 text=f"{name} joins {reference}",
@@ -305,11 +305,10 @@ def joined(
 
 
 def _known(capture: Capture, name: str, clip: ClipAlignment, config: AlignConfig, seed: int) -> Solved:
-    """A clip with cameras as if it had been solved: a small model under its poses. Per clip one focal length counts,
-    and the principal point is taken for the middle: near enough to find out how another clip stands to it."""
+    """A clip with cameras as if it had been solved: a small model under its poses."""
     pictures = _windows(capture, name, config.frames, config.side)
     poses = clip.cam_from_root[pictures.frame]
-    focal = float(clip.K[:, 0, 0].median()) / max(capture.clip(name).size)
+    pictures, focal = filmed_by(pictures, clip.K[pictures.frame], capture.clip(name).size)
     place = tracks.places_of(poses, focal, float(pictures.extent))
     fit = Fit(pictures, poses[:, :3, :3], torch.tensor([focal]), config.surfels, seed, place=place)
     fit.run(max(3, round(KNOWN_STEPS * config.effort)), Pace(turn=0.0, place=0.0, depth=0.0, smooth=0.0), decay=False)

@@ -6,18 +6,17 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen import native
 from fourdgen.data.capture import Capture, stack
 from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, RootTrack, stands_still
-from fourdgen.geometry.fit import similarity_between
 from fourdgen.poses import check, store, tracks
 from fourdgen.poses.accept import OVERLAP, outlines_doubt, overlap, without_outlines
 from fourdgen.poses.compare import Fit
 from fourdgen.poses.joint import JointSettings, normalised, refine_together
-from fourdgen.poses.pictures import Pictures, cut, join
+from fourdgen.poses.pictures import Pictures, cut, filmed_by, join
 from fourdgen.workspace import Context, Job, Stage
 
 
@@ -57,6 +56,8 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
         rgb, mask = stack(capture, name)
         pictures, aligned = cut(rgb.numpy(), mask.numpy(), config.side), alignment.clips[name]
         sides = float(aligned.K[0, 0, 0]) / max(capture.clip(name).size)
+        if aligned.given:  # a lens may zoom, and its middle need not be the picture's
+            pictures, sides = filmed_by(pictures, aligned.K[pictures.frame], capture.clip(name).size)
         poses = aligned.cam_from_root[pictures.frame]
         parts.append(pictures)
         rotation.append(poses[:, :3, :3])
@@ -67,15 +68,14 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     start = Fit(pictures, torch.cat(rotation), torch.tensor(focal), 0, 0, model={}, place=torch.cat(place))
     rotations = start.rotations().detach()
     still = frozenset(i for i in range(len(names)) if stands_still(rotations[pictures.clip == i]))
+    held = frozenset(i for i, name in enumerate(names) if alignment.clips[name].given)
     fit = refine_together(
-        pictures, torch.cat(rotation), torch.cat(place), torch.tensor(focal), settings, still,
+        pictures, torch.cat(rotation), torch.cat(place), torch.tensor(focal), settings, still, held,
         lambda step: ctx.report.emit("step", stage="root_pose", step=step, total=settings.total),
     )  # fmt: skip
-    poses = _in_root_frame(
-        fit,
-        torch.cat([alignment.clips[name].cam_from_root[p.frame] for name, p in zip(names, parts)]),
-        torch.cat([torch.full((len(p),), alignment.clips[name].given) for name, p in zip(names, parts)]),
-    )
+    poses = fit.poses().detach()
+    if not held:  # else the root frame is the given cameras', and everything stands in it already
+        poses = normalised(poses, fit.model["means"].detach(), torch.sigmoid(fit.model["opacity"].detach()))[0]
     # Outlines are measured anew below, at higher resolution and with the motion beside the poses.
     doubts = {name: [without_outlines(a.reason)] if not a.accepted else [] for name, a in alignment.clips.items()}
     losses, found = fit.frame_scores(), fit.focal.detach().exp().tolist()
@@ -104,16 +104,6 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     if reason:
         ctx.report.warn(f"the cameras are uncertain, and options in brackets may help: {reason}")
     return RootTrack(clips, alignment.world_from_input, given=False, certain=not reason, reason=reason)
-
-
-def _in_root_frame(fit: Fit, aligned: Float[Tensor, "n 4 4"], given: Bool[Tensor, "n"]) -> Float[Tensor, "n 4 4"]:
-    """The fit's poses with the subject's middle at 0 and its radius normalised; or, where some clips' cameras were
-    given, in the frame in which those stand where the user says."""
-    poses = fit.poses().detach()
-    if not bool(given.any()):
-        return normalised(poses, fit.model["means"].detach(), torch.sigmoid(fit.model["opacity"].detach()))[0]
-    found_from_true = similarity_between(poses[given], aligned[given])
-    return found_from_true.inverse().move_cameras(poses).float()
 
 
 def _settings(ctx: Context, config: RootPoseConfig) -> JointSettings:

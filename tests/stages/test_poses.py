@@ -13,7 +13,7 @@ from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
 from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
 from fourdgen.data.records import Alignment, ClipAlignment, RootTrack
 from fourdgen.geometry.camera import Cameras
-from fourdgen.geometry.transforms import Sim3, rotation_angle_degrees
+from fourdgen.geometry.transforms import Sim3, rotation_angle_degrees, so3_exp
 from fourdgen.poses import tracks
 from fourdgen.poses.accept import global_turn, outlines_doubt
 from fourdgen.poses.hypotheses import azimuths
@@ -292,3 +292,33 @@ def test_settings_out_of_range_are_refused() -> None:
     for bad in ({"fov": 200.0}, {"sweep": 0.0}, {"effort": 0.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             align.AlignConfig(**bad)
+
+
+def test_given_cameras_are_held_and_the_others_placed_against_them(tmp_path: Path) -> None:
+    """The given clip zooms, its lens is off the middle, and the found clip begins 12 degrees and a length off."""
+    first, second = orbit(torch.linspace(0, 200, 12)), orbit(torch.linspace(60, 230, 12), elevation=25.0)
+    K = first.K.clone()
+    K[:, 0, 0], K[:, 1, 1] = K[:, 0, 0] * torch.linspace(0.9, 1.2, 12), K[:, 1, 1] * torch.linspace(0.9, 1.2, 12)
+    K[:, :2, 2] += torch.tensor([7.0, -5.0])
+    first = replace(first, K=K)
+    capture = _capture(tmp_path, [_clip(tmp_path, "a", first), _clip(tmp_path, "b", second)])
+    tilted = so3_exp(torch.tensor([0.15, 0.15, 0.0]))
+    moved = second.cam_from_world.clone()
+    moved[:, :3, :3] = moved[:, :3, :3] @ tilted
+    moved[:, 2, 3] *= 1.15
+
+    def clip(poses: torch.Tensor, K: torch.Tensor, given: bool) -> ClipAlignment:
+        return ClipAlignment(poses, K, torch.ones(12), torch.ones(3), torch.zeros(3), given=given)
+
+    clips = {"a": clip(first.cam_from_world, K, True), "b": clip(moved, second.K, False)}
+    context = _context(tmp_path, "root")
+    small = root_pose.RootPoseConfig(side=40, surfels=500, effort=0.5, batch=4)
+    track = root_pose.STAGE.run(context, small, capture, Alignment(clips, "a", Sim3.identity(), False))
+    assert torch.equal(track.clips["a"].cam_from_root, first.cam_from_world)
+    assert torch.equal(track.clips["a"].K, K)
+    notes = [fields for event, fields in context.report.events if event == "note"]  # type: ignore[attr-defined]
+    assert notes[0]["focal"] == pytest.approx(float(K[:, 0, 0].median()) / 96, rel=1e-5)
+    found, truth = track.clips["b"].cam_from_root, second.cam_from_world
+    error = rotation_angle_degrees(found[:, :3, :3], truth[:, :3, :3])
+
+    assert float(error.median()) < 8  # it began 12 off
