@@ -63,13 +63,14 @@ def flow_agreement(rotations: Float[Tensor, "n 3 3"], frames: Tensor, turn: Turn
 
 @torch.no_grad()
 def overlap(fit: Fit) -> float:
-    """Mean IoU of the rendered and the given masks."""
+    """Mean IoU of the rendered and the given masks, where these are known."""
     values = []
     poses = fit.poses()
     for index in torch.arange(len(fit.pictures)).split(16):
-        drawn, given = fit.render(index, poses).alpha > 0.5, fit.pictures.picture[index, 3] > 0.5
+        known = fit.pictures.known[index] > 0.5
+        drawn, given = (fit.render(index, poses).alpha > 0.5) & known, (fit.pictures.picture[index, 3] > 0.5) & known
         values.append((drawn & given).sum((1, 2)) / (drawn | given).sum((1, 2)).clamp_min(1))
-    return float(torch.cat(values).mean())
+    return fit.pictures.mean(torch.cat(values))
 
 
 def crops(pictures: Float[Tensor, "n 4 s s"]) -> Float[Tensor, "n d"]:
@@ -111,11 +112,12 @@ def bank_costs(bank: Float[Tensor, "b d"], pictures: Pictures) -> Float[Tensor, 
 
 
 def relocated(fit: Fit) -> float:
-    """Share of the frames whose best of the bank's views lies near the solved pose."""
+    """Share of the frames (that show the whole subject) whose best of the bank's views lies near the solved pose."""
     rotations, bank = view_bank(fit)
-    best = rotations[bank_costs(bank, fit.pictures).argmin(1)]
+    whole = fit.pictures.whole
+    best = rotations[bank_costs(bank, fit.pictures[whole]).argmin(1)]
     # A window's camera looks past the subject's middle; the bank's cameras look at it.
-    solved = looking_at_subject(fit)
+    solved = looking_at_subject(fit)[whole]
     return float((rotation_angle_degrees(best, solved) < NEAR).float().mean())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -47,10 +48,7 @@ def of_clip(fit: Fit, clip: int) -> Fit:
     """One clip of a joint fit, as a fit of its own that shares the model."""
     rows = (fit.pictures.clip == clip).nonzero()[:, 0]
     pictures = fit.pictures[rows]
-    pictures = Pictures(
-        pictures.picture, pictures.principal, pictures.unit, pictures.center, torch.zeros_like(pictures.clip),
-        pictures.frame, fit.pictures.extent[clip : clip + 1],
-    )  # fmt: skip
+    pictures = replace(pictures, clip=torch.zeros_like(pictures.clip), extent=fit.pictures.extent[clip : clip + 1])
     single = Fit(
         pictures, fit.rotations().detach()[rows], fit.focal.detach().exp()[clip : clip + 1], 0, 0,
         model=fit.model, place=fit.place.detach()[rows],

@@ -178,16 +178,18 @@ class Fit:
         )  # fmt: skip
 
     def errors(self, index: Tensor, poses: Float[Tensor, "n 4 4"] | None = None) -> Float[Tensor, "k"]:
-        """Loss of each of the frames `index`."""
+        """Loss of each of the frames `index`, of a pixel whose truth is known."""
         out = self.render(index, poses)
-        target = self.pictures.picture[index]
-        color = (out.rgb.permute(0, 3, 1, 2) - target[:, :3]).abs().mean((1, 2, 3))
-        return COLOR_WEIGHT * color + (out.alpha - target[:, 3]).abs().mean((1, 2))
+        target, known = self.pictures.picture[index], self.pictures.known[index]
+        color = ((out.rgb.permute(0, 3, 1, 2) - target[:, :3]).abs() * known[:, None]).mean((1, 2, 3))
+        outline = ((out.alpha - target[:, 3]).abs() * known).mean((1, 2))
+        return (COLOR_WEIGHT * color + outline) / known.mean((1, 2)).clamp_min(1e-3)
 
     @torch.no_grad()
     def score(self, index: Tensor | None = None) -> float:
-        """Mean loss over the frames (all by default)."""
-        return float(self.frame_scores(index).mean())
+        """Mean loss over the frames (all by default); those that show less of the subject count less."""
+        pictures = self.pictures if index is None else self.pictures[index]
+        return pictures.mean(self.frame_scores(index))
 
     @torch.no_grad()
     def frame_scores(self, index: Tensor | None = None) -> Float[Tensor, "n"]:
@@ -225,7 +227,7 @@ class Fit:
             self.place = place * unit
             rotations = self.rotations()
             poses = rigid(rotations, self.translations())
-            loss = self.errors(index, poses).mean()
+            loss = (self.errors(index, poses) * self.pictures.weight[index]).mean()
             if pace.smooth > 0:
                 loss = loss + pace.smooth * roughness(rotations, self.pictures)
             if pace.level > 0 and pace.turn + pace.whole > 0:
@@ -342,7 +344,10 @@ def carve(fit: Fit, count: int, generator: torch.Generator) -> dict[str, Tensor]
     chosen = torch.linspace(0, len(pictures) - 1, min(HULL_FRAMES, len(pictures))).round().long()
     cameras = Cameras(poses[chosen], pictures[chosen].intrinsics(fit.focals()[chosen]), (pictures.side,) * 2)
     mask = _look_up(pictures.picture[chosen, 3:], cameras, points)[:, 0]
-    inside = (mask > 0.3).float().mean(0).reshape(1, 1, GRID, GRID, GRID)
+    # A frame has no say about a point that lies where nobody knows what it shows (windows end in the known).
+    says = (_look_up(1 - pictures.known[chosen, None], cameras, points)[:, 0] < 0.5) * pictures.weight[chosen, None]
+    inside = ((mask > 0.3) * says).mean(0) / says.mean(0).clamp_min(0.25)
+    inside = inside.reshape(1, 1, GRID, GRID, GRID)
     level = 0.9
     if int((inside >= level).sum()) < 300:  # the frames contradict each other: what most of them share
         level = min(level, float(inside.flatten().quantile(0.985)))

@@ -81,15 +81,17 @@ class Registration:
 
 
 def votes(reference: Fit, other: Fit, upright: bool) -> list[Float[Tensor, "3 3"]]:
-    """The best distinct rotations other_from_reference: what each clip's frames find in the other's bank of views.
+    """The best distinct rotations other_from_reference: what each clip's frames (that show the whole subject) find in
+    the other's bank of views.
 
     `upright`: only rotations about the y axis stand for election.
     """
-    ours, theirs = looking_at_subject(reference).detach(), looking_at_subject(other).detach()
+    whole_r, whole_o = reference.pictures.whole, other.pictures.whole
+    ours, theirs = looking_at_subject(reference).detach()[whole_r], looking_at_subject(other).detach()[whole_o]
     bank_r, crops_r = view_bank(reference)
     bank_o, crops_o = view_bank(other)
-    costs_o = bank_costs(crops_r, other.pictures)  # their frames in our bank
-    costs_r = bank_costs(crops_o, reference.pictures)
+    costs_o = bank_costs(crops_r, other.pictures[whole_o])  # their frames in our bank
+    costs_r = bank_costs(crops_o, reference.pictures[whole_r])
     candidates = torch.cat([_proposals(theirs, bank_r, costs_o), _proposals(ours, bank_o, costs_r).transpose(1, 2)])
     if upright:
         candidates = torch.stack([about_y(candidate) for candidate in candidates])
@@ -127,9 +129,7 @@ def _spoken(poses: Tensor, bank: Tensor, costs: Tensor) -> Float[Tensor, ""]:
     return torch.where(far, costs.quantile(0.7, dim=1), cost).mean()
 
 
-def register(
-    reference: Solved, other: Solved, seed: int, effort: float = 1.0, known: bool = False
-) -> Registration:
+def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0, known: bool = False) -> Registration:
     """The other clip's poses in the reference's root frame, by the rotation under which one model explains both.
 
     Where both horizons are known, the rotation is one about the vertical: two motions of one body differ in pitch.
@@ -165,7 +165,7 @@ def register(
     count = len(reference.pictures)
     errors = joint.frame_scores()
     worse = [
-        float(together.mean()) / max(_alone(clip, seed, effort, fixed), 1e-6)
+        clip.pictures.mean(together) / max(_alone(clip, seed, effort, fixed), 1e-6)
         for clip, together, fixed in ((reference, errors[:count], held), (other, errors[count:], frozenset()))
     ]
     stranger = math.sqrt(worse[0] * worse[1])
@@ -212,9 +212,7 @@ def joint_fit(
     held: frozenset[int] = frozenset(), model: dict[str, Tensor] | None = None, surfels: int = 1000,
 ) -> Fit:  # fmt: skip
     """One model for several clips, whose poses are already in one root frame."""
-    return Fit(
-        join(pictures), torch.cat(rotation), torch.tensor(focal), surfels, seed, model, torch.cat(place), held
-    )
+    return Fit(join(pictures), torch.cat(rotation), torch.tensor(focal), surfels, seed, model, torch.cat(place), held)
 
 
 @torch.no_grad()
@@ -229,14 +227,15 @@ def settle(reference: Solved, other: Solved, rotation: Float[Tensor, "n 3 3"]) -
         fit = Fit(other.pictures, rotation, torch.tensor([other.focal]), 0, 0, model=reference.model, place=place)
         poses = fit.poses()
         drawn = torch.cat([fit.render(part, poses).alpha for part in torch.arange(len(place)).split(16)])
-        given = other.pictures.picture[:, 3]
+        drawn, given = drawn * other.pictures.known, other.pictures.picture[:, 3] * other.pictures.known
         size = 0.5 * (drawn.sum((1, 2)).clamp_min(1) / given.sum((1, 2)).clamp_min(1)).log().median()
         place[:, 2] += size
         moved = (_centroid(given) - _centroid(drawn)) / other.pictures.unit[:, None]  # in sides
         depth = fit.translations()[:, 2]
         wanted = moved * (depth / other.focal)[:, None]
         system = rotation[:, :2].reshape(-1, 3)
-        shift = torch.linalg.solve(system.T @ system + 1e-3 * len(system) * torch.eye(3), system.T @ wanted.reshape(-1))
+        counts = system * other.pictures.weight.repeat_interleave(2)[:, None]
+        shift = torch.linalg.solve(counts.T @ system + 1e-3 * len(system) * torch.eye(3), counts.T @ wanted.reshape(-1))
         place = placed(fit.translations() * size.exp() + rotation @ shift, fit)
     return place
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from fourdgen.poses.pictures import mask_boxes
+from fourdgen.poses.pictures import cut_sides, mask_boxes
 from fourdgen.priors.flow import dis_flow
 
 SIDE = 160  # pixels of the windows on which flow is found
@@ -61,20 +61,27 @@ def _median5(values: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
 def turn_from_flow(rgb: UInt8[np.ndarray, "t h w 3"], mask: UInt8[np.ndarray, "t h w"]) -> Turn:
     """The turn signal of a clip of at least two frames."""
     boxes = mask_boxes(mask)
+    cuts = cut_sides(boxes, (mask.shape[2], mask.shape[1]))
     count = len(mask) - 1
     rate, speed, share = np.zeros(count, np.float32), np.zeros(count, np.float32), np.zeros(count, np.float32)
     for i in range(count):
         if not np.isnan(boxes[i : i + 2]).any():
-            rate[i], speed[i], share[i] = _pair(rgb[i : i + 2], mask[i : i + 2], boxes[i : i + 2])
+            rate[i], speed[i], share[i] = _pair(
+                rgb[i : i + 2], mask[i : i + 2], boxes[i : i + 2], np.any(cuts[i : i + 2], axis=0)
+            )
     typical = np.median(np.abs(rate))
     clear = (share > LEAST_SHARE) & (np.abs(rate) > max(LEAST_RATE, 0.3 * typical))
     return Turn(torch.from_numpy(rate), torch.from_numpy(clear), torch.from_numpy(speed))
 
 
 def _pair(
-    rgb: UInt8[np.ndarray, "2 h w 3"], mask: UInt8[np.ndarray, "2 h w"], boxes: Float[np.ndarray, "2 4"]
+    rgb: UInt8[np.ndarray, "2 h w 3"],
+    mask: UInt8[np.ndarray, "2 h w"],
+    boxes: Float[np.ndarray, "2 4"],
+    cuts: Bool[np.ndarray, "4"],
 ) -> tuple[float, float, float]:
-    """Rate, speed and credible share of one pair of frames, in a window that holds the subject in both."""
+    """Rate, speed and credible share of one pair of frames, in a window that holds the subject in both. `cuts`:
+    sides of the boxes (see `cut_sides`) that are the picture's border in one of them, and move with nothing."""
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     side = float((high - low).max()) * 1.25
     scale = SIDE / side
@@ -97,6 +104,8 @@ def _pair(
         return 0.0, 0.0, 0.0
     placed = boxes * scale + np.tile(move[:, 2], 2)
     shift = (placed[1, :2] + placed[1, 2:] - placed[0, :2] - placed[0, 2:]) / 2
+    if cuts[0] != cuts[2]:
+        shift[0] = placed[1, 2] - placed[0, 2] if cuts[0] else placed[1, 0] - placed[0, 0]
     width = max(float(placed[0, 2] - placed[0, 0]), 4.0)
     x = np.nonzero(use)[1]
     relative = flow[use] - shift

@@ -28,7 +28,7 @@ from fourdgen.poses.accept import doubted
 from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.compare import Fit, Pace
 from fourdgen.poses.hypotheses import azimuths
-from fourdgen.poses.pictures import Pictures, cut, filmed_by, mask_boxes, spread
+from fourdgen.poses.pictures import Pictures, cut, filmed_by, mask_boxes, spread, whole_boxes
 from fourdgen.poses.register import Solved, register
 from fourdgen.poses.search import LEAST_FRAMES, ClipSolution
 from fourdgen.poses.side_by_side import solve_clips
@@ -359,10 +359,10 @@ def _all_frames(
 
 
 def mask_centers(mask: UInt8[np.ndarray, "t h w"]) -> tuple[Float[Tensor, "t 2"], Float[Tensor, "t"]]:
-    """Middle of each mask (else between its neighbours') from the picture's, in longer sides; 1 where it is."""
-    boxes = mask_boxes(mask)
-    shown = ~np.isnan(boxes[:, 0])
+    """Middle of the subject (else between its neighbours') from the picture's, in longer sides; 1 where it is."""
     height, width = mask.shape[1:]
+    boxes = whole_boxes(mask_boxes(mask), (width, height))
+    shown = ~np.isnan(boxes[:, 0])
     middle = np.stack([(boxes[:, 0] + boxes[:, 2] - width) / 2, (boxes[:, 1] + boxes[:, 3] - height) / 2], 1)
     time = np.arange(len(mask))
     filled = [np.interp(time, time[shown], middle[shown, axis]) for axis in (0, 1)]
@@ -374,6 +374,6 @@ def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="align", needs=("ingest",), config=AlignConfig, version=5, run=run,
+    name="align", needs=("ingest",), config=AlignConfig, version=6, run=run,
     save=store.save_alignment, load=store.load_alignment, facts=facts, check=check_reference,
 )  # fmt: skip

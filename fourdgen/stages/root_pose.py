@@ -136,11 +136,11 @@ def _track(
     moved = tracks.poses_of(rotation, placed, focal, extent)
     moved[frames] = poses
     measured = torch.full((len(clip),), tracks.GUESSED)
-    measured[frames] = 1.0
+    measured[frames] = pictures.weight.clamp_min(tracks.GUESSED)
     moved[:, :3, 3] = tracks.steadied(moved[:, :3, 3], clip.seconds, measured)
     confidence = torch.zeros(len(clip))
     doubt = 1.0 if aligned.accepted else 0.5
-    confidence[frames] = doubt * (losses.median() / losses.clamp_min(1e-6)).clamp(0, 1)
+    confidence[frames] = doubt * pictures.weight * (losses.median() / losses.clamp_min(1e-6)).clamp(0, 1)
     return ClipTrack(moved, tracks.intrinsics_of(focal, clip.size, len(clip)), confidence)
 
 
@@ -149,6 +149,6 @@ def facts(job: Job, config: RootPoseConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=4, run=run,
+    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=5, run=run,
     save=store.save_track, load=store.load_track, facts=facts,
 )  # fmt: skip
