@@ -20,6 +20,7 @@ from fourdgen.fit.model import Model, PoseCorrections, Rates
 from fourdgen.fit.rebuild import observe, rebuild
 from fourdgen.fit.views import View, Views
 from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.timeline import Spacing, ticks
 from fourdgen.render import Rasterizer, RenderOut
 from fourdgen.report import Reporter, Silent
 from fourdgen.scene.bones import BoneMotion, ClipTime, acceleration, rigidity
@@ -53,7 +54,9 @@ class TrainConfig:
     rigidity: float = 0.03  # weight of as-rigid-as-possible bones, while they do not hang together
     needle: float = 0.01  # weight of the aspect bound
     needle_bound: float = 6.0  # aspect ratio from which a surfel counts as a needle
-    pose_turning: float = 5.0  # weight of the acceleration of refined cameras' turns, radians per squared frame
+    pose_turning: float = (
+        5.0  # weight of the acceleration of refined cameras' turns, radians per squared mean frame step
+    )
     pose_travel: float = 300.0  # the same of their translations, root units: what bobs is the body
     pose_prior: float = 0.01  # weight of the size of root-pose corrections at the start, falling to a tenth
     take_up: float = 0.62  # progress at which a round of regeneration goes on from the asset; 0: training starts anew
@@ -161,6 +164,7 @@ def train(
     publish(model)
     end = total if until >= 1 else first_step(config, until)
     current, views, seen_psnr = -1, finest, 0.0
+    spacing = {name: Spacing.of(ticks(time.seconds)) for name, time in clip_times.items()}
     filmed = torch.tensor([clip_times[frames.names[number]].filmed for number in frames.clip.tolist()])
 
     while progress.step < end:
@@ -174,7 +178,9 @@ def train(
         model.set_rates(rate_factor(done, config.motion))
         row, progress.order = _next(progress.order, frames, filmed if done >= SETTLE else None, generator)
 
-        loss, error = _step_loss(model, views, tracks, frames, row, done, progress.step, config, rasterizer, generator)
+        loss, error = _step_loss(
+            model, views, tracks, frames, row, done, progress.step, config, rasterizer, generator, spacing
+        )
         loss.backward()
         model.optimizer.step()
         growth.after_backward(model)
@@ -246,7 +252,7 @@ def corrections_of(
 
 def _step_loss(
     model: Model, views: Views, tracks: Mapping[str, ClipTrack], frames: FrameSet, row: int, done: float, step: int,
-    config: TrainConfig, rasterizer: Rasterizer, generator: torch.Generator,
+    config: TrainConfig, rasterizer: Rasterizer, generator: torch.Generator, spacing: Mapping[str, Spacing],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Loss of one frame before a random background, and its plain squared colour error."""
     clip, index = frames.names[int(frames.clip[row])], int(frames.index[row])
@@ -288,7 +294,9 @@ def _step_loss(
             loss = loss + 2 * prior * (twist**2).sum(1).mean()
             if len(twist) > 2:
                 path = model.corrections.path(clip)
-                loss = loss + 2 * losses.camera_acceleration(path, config.pose_turning, config.pose_travel)
+                loss = loss + 2 * losses.camera_acceleration(
+                    path, spacing[clip], config.pose_turning, config.pose_travel
+                )
     return loss, error
 
 

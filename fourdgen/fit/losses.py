@@ -9,6 +9,7 @@ from torch import Tensor
 from fourdgen import native, picture_losses
 from fourdgen.fit.metrics import ssim
 from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.timeline import Spacing
 from fourdgen.geometry.transforms import turn_rates
 from fourdgen.render import RenderOut, surface_normal
 
@@ -40,16 +41,14 @@ def normal_consistency(out: RenderOut, cameras: Cameras) -> Float[Tensor, "v h w
     return (1 - (out.normal * surface).sum(-1)) * covered
 
 
-def second_differences(curve: Float[Tensor, "t d"]) -> Float[Tensor, "t-2"]:
-    """Squared acceleration of a curve sampled at even steps."""
-    return ((curve[2:] - 2 * curve[1:-1] + curve[:-2]) ** 2).sum(-1)
-
-
-def camera_acceleration(path: Float[Tensor, "t 4 4"], turning: float, travel: float) -> Float[Tensor, ""]:
-    """Weighted mean squared acceleration of a camera path, per squared frame: turns in radians, translations in root
-    units. Cameras move smoothly and bodies do not, which is what tells one motion from the other."""
-    turned = (turn_rates(path[:, :3, :3]).diff(dim=0) ** 2).sum(-1)
-    return turning * turned.mean() + travel * second_differences(path[:, :3, 3]).mean()
+def camera_acceleration(
+    path: Float[Tensor, "t 4 4"], spacing: Spacing, turning: float, travel: float
+) -> Float[Tensor, ""]:
+    """Weighted mean squared acceleration of a camera path in time, per squared mean step of its frames (`spacing`):
+    turns in radians, translations in root units. Cameras move smoothly and bodies do not, which is what tells one
+    motion from the other."""
+    turned = spacing.of_rates(turn_rates(path[:, :3, :3]))
+    return turning * turned + travel * spacing.of_values(path[:, :3, 3])
 
 
 def needle(log_scales: Float[Tensor, "n 2"], bound: float) -> Float[Tensor, "n"]:

@@ -30,8 +30,8 @@ def look_again(
     pictures: Pictures, turn: Turn, settings: SearchSettings, step: Callable[[int, int], None]
 ) -> list[Candidate]:
     """The best few distinct paths of a wide search in which the body moves, to be refined as others are."""
-    starts = orbit_starts(turn, pictures.frame, settings.turn, settings.sweep, ELEVATIONS)
-    starts += returning_starts(pictures.frame, settings.turn, ELEVATIONS, settings.sweep)
+    starts = orbit_starts(turn, pictures.frame, pictures.time, settings.turn, settings.sweep, ELEVATIONS)
+    starts += returning_starts(pictures.time, settings.turn, ELEVATIONS, settings.sweep)
     tried = []
     for i, start in enumerate(starts):
         fit = moving(pictures, start.rotations(pictures, settings.focal), None, settings, FIRST, 5, seed=0)
@@ -40,7 +40,7 @@ def look_again(
     left = []
     for i, candidate in enumerate(distinct(tried, APART)[:KEPT]):
         place, focal = candidate.fit.place.detach(), float(candidate.fit.focal.detach().exp())
-        orbit = tidied(candidate.fit.rotations().detach(), place[:, :2], focal, pictures.frame)
+        orbit = tidied(candidate.fit.rotations().detach(), place[:, :2], focal, pictures.time)
         fit = moving(pictures, orbit, place, settings, THEN, 7, seed=1)
         left.append(Candidate(candidate.name, fit, fit.score()))
         step(70 + 5 * (i + 1), 100)
@@ -56,6 +56,6 @@ def moving(
     fit = first_fit(pictures, start, settings, place, seed, held)
     fit.nodes = Nodes(fit, NODES, WAVES)
     fit.run(steps_of(bent, settings), replace(BODY, turn=0.0, smooth=0.0), decay=False)
-    fit.use_basis(cosines(pictures.frame.float(), min(waves, len(pictures))))
+    fit.use_basis(cosines(pictures.time, min(waves, len(pictures))))
     fit.run(steps_of(curve, settings), BODY)
     return fit

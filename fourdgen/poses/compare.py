@@ -20,6 +20,7 @@ from torch import Tensor
 from fourdgen import native
 from fourdgen.adam import Adam
 from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.timeline import Spacing
 from fourdgen.geometry.transforms import rigid, so3_exp, turn_rates
 from fourdgen.poses.level import tilt
 from fourdgen.poses.pictures import Pictures
@@ -45,7 +46,7 @@ class Pace:
     tether: float = 0.3  # weight of the squared turns as wholes: motion biases them, see settle_together
     bend: float = 0.0  # root lengths, shifts of the nodes
     stiff: float = 0.3  # weight of the nodes' squared shifts
-    smooth: float = 0.5  # weight of the squared second difference of the rotations
+    smooth: float = 0.5  # weight of the squared acceleration of the rotations (Spacing): radians, mean frame steps
     steady: float = 0.5  # the same of log distance
     tint: float = 0.0  # log gain and bias of the colours of each clip but the first
     level: float = 0.0  # weight of the squared sines of the cameras' roll
@@ -64,7 +65,7 @@ def cosines(time: Float[Tensor, "n"], count: int) -> Float[Tensor, "n k"]:
 
 def clip_cosines(pictures: Pictures, count: int) -> Float[Tensor, "n k"]:
     """Cosines of each clip's own time, side by side."""
-    times = [pictures.frame[pictures.clip == c].float() for c in pictures.clip.unique()]
+    times = [pictures.time[pictures.clip == c] for c in pictures.clip.unique()]
     return torch.block_diag(*(cosines(time, min(count, len(time))) for time in times))
 
 
@@ -73,6 +74,8 @@ def hats(time: Float[Tensor, "n"], knots: int) -> Float[Tensor, "n k"]:
     knots = min(knots, len(time))
     if knots < 2:
         return torch.ones(len(time), 1)
+    if knots == len(time):
+        time = torch.arange(knots).float()  # whenever they were filmed
     at = (time - time.min()) / (time.max() - time.min()).clamp_min(1e-6) * (knots - 1)
     return (1 - (at[:, None] - torch.arange(knots)).abs()).clamp_min(0)
 
@@ -100,6 +103,7 @@ class Fit:
     ) -> None:  # fmt: skip
         self.pictures = pictures
         self.loose = torch.tensor([float(clip not in held) for clip in range(len(focal))])  # 0 for a held clip
+        self.spacing = Spacing.of(pictures.time, pictures.clip)
         self.base = start
         self.focal = focal.clone().log().requires_grad_()
         self.distance = SUBJECT / pictures.extent  # per side of focal length
@@ -229,13 +233,13 @@ class Fit:
             poses = rigid(rotations, self.translations())
             loss = (self.errors(index, poses) * self.pictures.weight[index]).mean()
             if pace.smooth > 0:
-                loss = loss + pace.smooth * roughness(rotations, self.pictures)
+                loss = loss + pace.smooth * self.spacing.of_rates(turn_rates(rotations))
             if pace.level > 0 and pace.turn + pace.whole > 0:
                 loss = loss + pace.level * tilt(rotations)
             if self.held is not None:
                 loss = loss + self.held(rotations)
             if pace.steady > 0:
-                loss = loss + pace.steady * second_difference(self.place[:, 2:], self.pictures)
+                loss = loss + pace.steady * self.spacing.of_values(self.place[:, 2:])
             if pace.whole > 0:
                 loss = loss + pace.tether * (self.whole**2).sum()
             if pace.tint > 0:
@@ -312,24 +316,6 @@ def _farthest(points: Float[Tensor, "n 3"], count: int) -> Float[Tensor, "m 3"]:
         chosen.append(int(nearest.argmax()))
         nearest = torch.minimum(nearest, (points - points[chosen[-1]]).norm(dim=-1))
     return points[chosen]
-
-
-def roughness(rotations: Float[Tensor, "n 3 3"], pictures: Pictures) -> Float[Tensor, ""]:
-    """Mean squared change of the turn between neighbouring frames (radians; sines, for turns are small)."""
-    rate = turn_rates(rotations)
-    return _within(rate[1:] - rate[:-1], pictures)
-
-
-def second_difference(values: Float[Tensor, "n k"], pictures: Pictures) -> Float[Tensor, ""]:
-    return _within(values[2:] - 2 * values[1:-1] + values[:-2], pictures)
-
-
-def _within(change: Float[Tensor, "m k"], pictures: Pictures) -> Float[Tensor, ""]:
-    """Mean square over the triples of frames that lie in one clip."""
-    if len(change) == 0:
-        return change.sum()
-    same = (pictures.clip[2:] == pictures.clip[:-2]).float()
-    return ((change**2).sum(-1) * same).sum() / same.sum().clamp_min(1)
 
 
 # ---- the first model of a hypothesis

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fourdgen.geometry.camera import look_at, orbit_eyes
@@ -39,18 +39,20 @@ class Start:
 
 def orbit_starts(
     turn: Turn,
-    frames: Tensor,
+    frames: Int[Tensor, "n"],
+    time: Float[Tensor, "n"],
     sign: str = "auto",
     sweep: float | None = None,
     elevations: tuple[float, ...] = ELEVATIONS,
 ) -> list[Start]:
-    """All starts of a clip whose view turns. `frames`: the frames of the pictures, in the clip.
+    """All starts of a clip whose view turns. `frames`, `time`: the pictures' frames in the clip, and when they
+    were filmed.
 
     `sign`: "cw" (the subject turns clockwise seen from above: the azimuth grows), "ccw" or "auto". `sweep`: the whole
     turn in degrees if it is known.
     """
     signs = SIGNS[sign]
-    even = (frames - frames[0]).float() / max(1, int(frames[-1] - frames[0]))
+    even = _share(time)
     curve = turn.curve(frames)
     reach = float(curve.max() - curve.min())
     flow = curve / reach if reach > 1e-6 else None
@@ -65,12 +67,17 @@ def orbit_starts(
     return starts
 
 
+def _share(time: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Times from 0 to 1."""
+    return (time - time[0]) / max(1e-6, float(time[-1] - time[0]))
+
+
 def returning_starts(
-    frames: Tensor, sign: str, elevations: tuple[float, ...], sweep: float | None = None
+    time: Float[Tensor, "n"], sign: str, elevations: tuple[float, ...], sweep: float | None = None
 ) -> list[Start]:
     """Starts of a view that turns, turns back at some time and goes on at the same speed. `sign`, `sweep`: see
     `orbit_starts`; the sign is that of the way there, the sweep lies between its ends."""
-    time = (frames - frames[0]).float() / max(1, int(frames[-1] - frames[0]))
+    time = _share(time)
     starts = []
     for elevation in elevations:
         for degrees in (sweep,) if sweep else BACK_SWEEPS:
@@ -106,7 +113,7 @@ def stretched(rotations: Float[Tensor, "n 3 3"], factor: float) -> Float[Tensor,
 
 
 def tidied(
-    rotations: Float[Tensor, "n 3 3"], center: Float[Tensor, "n 2"], focal: float, frames: Tensor,
+    rotations: Float[Tensor, "n 3 3"], center: Float[Tensor, "n 2"], focal: float, time: Float[Tensor, "n"],
     around: int = 7, up: int = 4,
 ) -> Float[Tensor, "n 3 3"]:  # fmt: skip
     """The orbit next to a path: no roll, azimuth a line and `around` cosines of time (with more than one, a parabola,
@@ -119,8 +126,7 @@ def tidied(
     looking = towards.transpose(1, 2) @ rotations
     looking = looking @ level_turn(looking)[0]
     angle, height = azimuths(looking), torch.asin(looking[:, 2, 1].clamp(-1, 1))
-    time = frames.float()
-    line = (time - time.mean()) / (time[-1] - time[0]).clamp_min(1.0)
+    line = (time - time.mean()) / (time[-1] - time[0]).clamp_min(1e-6)
     steady = torch.stack([line, line**2] if around > 1 else [line], 1)
     angle = _nearest_curve(torch.cat([cosines(time, min(around, len(time))), steady], 1), angle)
     height = _nearest_curve(cosines(time, min(up, len(time))), height)

@@ -31,7 +31,7 @@ class JointSettings:
     focal_rate: float = 0.004  # of log focal length a step; 0 where the user gave it
     stiff: float = 0.05  # weight of the squared shifts of the body's nodes
     level: float = 0.5  # weight of the horizon once every path is free
-    smooth: float = 30.0  # weight of the cameras' acceleration: what is quick is the body's
+    smooth: float = 30.0  # weight of the cameras' acceleration in time: what is quick is the body's
     seed: int = 0
 
     @property
@@ -92,7 +92,7 @@ def _per_clip(pictures: Pictures, still: frozenset[int], basis: Callable[[Tensor
     """A basis in each clip's own time; none for a still one."""
     blocks = []
     for clip in pictures.clip.unique().tolist():
-        time = pictures.frame[pictures.clip == clip].float()
+        time = pictures.time[pictures.clip == clip]
         blocks.append(torch.zeros(len(time), 1) if clip in still else basis(time))
     return torch.block_diag(*blocks)
 

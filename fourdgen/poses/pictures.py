@@ -20,7 +20,7 @@ EMPTY = 12  # a frame with fewer mask pixels than this shows no subject
 TINY = 0.1  # of the usual area of the mask: a frame with less counts for less, it may be stray pixels
 WHOLE = 0.9  # weight of a frame from which on it can be looked up among rendered views
 REFERENCES = 3  # so many frames must show the whole subject to tell how large it is where it is cut off
-PER_FRAME = ("picture", "known", "weight", "principal", "unit", "center", "frame")
+PER_FRAME = ("picture", "known", "weight", "principal", "unit", "center", "frame", "time")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Pictures:
     subject off, else 1. `weight`: how much a frame counts, the share of the subject that it shows (1: all of it).
     `principal`: the principal point in window pixels. `unit`: window pixels per side. `center`: the subject's centre
     (of its mask; estimated where it is cut off) seen from the principal point, in sides. `clip`: number of the clip.
-    `frame`: number of the frame in its clip. `extent` [c]: the subject's largest extent per clip, in sides.
+    `frame`: number of the frame in its clip. `time`: when it was filmed, in steps of its clip (see
+    `geometry.timeline.ticks`). `extent` [c]: the subject's largest extent per clip, in sides.
     """
 
     picture: Float[Tensor, "n 4 s s"]
@@ -42,6 +43,7 @@ class Pictures:
     center: Float[Tensor, "n 2"]
     clip: Int[Tensor, "n"]
     frame: Int[Tensor, "n"]
+    time: Float[Tensor, "n"]
     extent: Float[Tensor, "c"]
 
     def __len__(self) -> int:
@@ -63,6 +65,10 @@ class Pictures:
     def mean(self, values: Float[Tensor, "n"]) -> float:
         """Mean of a figure of every frame; those that show less of the subject count less."""
         return float((values * self.weight).mean() / self.weight.mean())
+
+    def numbered(self, frames: Int[Tensor, "t"], time: Float[Tensor, "t"]) -> Pictures:
+        """Windows cut from pictures that are the `frames` of a clip, whose frames were all filmed at `time`."""
+        return replace(self, frame=frames[self.frame], time=time[frames[self.frame]])
 
     def intrinsics(self, focal: Float[Tensor, "n"]) -> Float[Tensor, "n 3 3"]:
         """K of the windows for focal lengths in sides."""
@@ -141,6 +147,7 @@ def _weights(area: Float[np.ndarray, "n"], cut_off: Bool[np.ndarray, "n"]) -> Fl
 
 def cut(rgb: UInt8[np.ndarray, "t h w 3"], mask: UInt8[np.ndarray, "t h w"], side: int, clip: int = 0) -> Pictures:
     """Windows of one clip; frames without a subject are left out (see `Pictures.frame` for those that are there).
+    They count as evenly filmed; `Pictures.numbered` says otherwise.
 
     Raises ValueError when no frame shows a subject.
     """
@@ -176,6 +183,7 @@ def cut(rgb: UInt8[np.ndarray, "t h w 3"], mask: UInt8[np.ndarray, "t h w"], sid
         center=torch.tensor(np.array(center), dtype=torch.float32),
         clip=torch.full((count,), clip),
         frame=torch.from_numpy(shown),
+        time=torch.from_numpy(shown).float(),
         extent=torch.tensor([float(np.quantile(sizes, 0.9)) / longer]),
     )
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from fourdgen.geometry.timeline import ticks
 from fourdgen.geometry.transforms import nearest_rotation, rotation_angle_degrees, so3_exp
 from fourdgen.poses.accept import (
     DISTINCT,
@@ -81,15 +82,17 @@ def solve_clip(
     settings: SearchSettings,
     step: Callable[[int, int], None] = lambda done, total: None,
     watch: Callable[[str, list[Candidate]], None] = lambda stage, candidates: None,
+    seconds: Float[Tensor, "t"] | None = None,
 ) -> ClipSolution:
     """The cascade of docs/method.md 8 for one clip. `step(done, total)` tells how far it is, `watch` sees every round.
+    `seconds`: when the frames were filmed (at even times if None): paths are smooth in time.
 
     Raises ValueError when no frame shows the subject.
     """
-    turn = turn_from_flow(rgb, mask)
+    time = torch.arange(len(mask)).float() if seconds is None else ticks(seconds)
+    turn = turn_from_flow(rgb, mask, time)
     chosen = spread(len(mask), settings.frames)
-    pictures = cut(rgb[chosen.numpy()], mask[chosen.numpy()], settings.side)
-    pictures = replace(pictures, frame=chosen[pictures.frame])
+    pictures = cut(rgb[chosen.numpy()], mask[chosen.numpy()], settings.side).numbered(chosen, time)
     still = _still(pictures, settings)
     if settings.turn == "none" or len(pictures) < LEAST_FRAMES:
         return _unsearched(still, pictures, turn, settings, step)
@@ -124,7 +127,7 @@ def _unsearched(
     rivals = []
     if turn.steady >= STILL_STEADY:
         free = replace(settings, turn="cw" if turn.sign > 0 else "ccw")
-        starts = orbit_starts(turn, pictures.frame, free.turn, None, STILL_ELEVATIONS)
+        starts = orbit_starts(turn, pictures.frame, pictures.time, free.turn, None, STILL_ELEVATIONS)
         for i, start in enumerate(starts):
             fit = _probe(pictures, start.rotations(pictures, settings.focal), None, free, *STILL_PROBE, 5)
             rivals.append(Candidate(start.name, fit, fit.score()))
@@ -224,7 +227,7 @@ def _probe(
 ) -> Fit:  # fmt: skip
     """Fresh model, then poses free to bend as a whole, in `waves` cosines."""
     fit = first_fit(pictures, start, settings, place, seed, held)
-    fit.use_basis(cosines(pictures.frame.float(), min(waves, len(pictures))))
+    fit.use_basis(cosines(pictures.time, min(waves, len(pictures))))
     fit.run(steps_of(free, settings), Pace(turn=0.006))
     return fit
 
@@ -233,7 +236,7 @@ def _race(
     pictures: Pictures, turn: Turn, settings: SearchSettings, step: Callable[[int, int], None], watch: Callable
 ) -> list[Candidate]:
     """Successive halving over all starts: the survivors, best first."""
-    starts = orbit_starts(turn, pictures.frame, settings.turn, settings.sweep)
+    starts = orbit_starts(turn, pictures.frame, pictures.time, settings.turn, settings.sweep)
     paths: list[tuple[str, Tensor, Tensor | None]] = [
         (s.name, s.rotations(pictures, settings.focal), None) for s in starts
     ]
@@ -272,7 +275,7 @@ def _moved(candidate: Candidate, share: float, tilt: float, pictures: Pictures, 
     or lower all the time, at first and then not, or in the middle) and of no move; each with a fresh model."""
     rotation, place = candidate.fit.rotations().detach(), candidate.fit.place.detach()
     paths = [rotation]
-    for curve in cosines(pictures.frame.float(), min(RISES, len(pictures))).T:
+    for curve in cosines(pictures.time, min(RISES, len(pictures))).T:
         pitch = torch.stack([np.radians(tilt) * curve, torch.zeros_like(curve), torch.zeros_like(curve)], 1)
         paths += [so3_exp(pitch) @ rotation, so3_exp(-pitch) @ rotation]
     if not settings.sweep:
@@ -313,7 +316,7 @@ def _refine(
 ) -> Candidate:
     """The candidate with body motion, from the orbit next to `path` (`around`: see `tidied`)."""
     place, focal = candidate.fit.place.detach(), float(candidate.fit.focal.detach().exp())
-    orbit = tidied(path, place[:, :2], focal, pictures.frame, around)
+    orbit = tidied(path, place[:, :2], focal, pictures.time, around)
     fit = with_body(pictures, orbit, place, settings)
     return replace(candidate, fit=fit, loss=fit.score())
 
@@ -326,7 +329,7 @@ def with_body(
     fit = first_fit(pictures, start, settings, place, 7, held)
     fit.nodes = Nodes(fit, NODES, WAVES)
     fit.run(steps_of(bent, settings), replace(BODY, turn=0.0, smooth=0.0), decay=False)
-    fit.use_basis(cosines(pictures.frame.float(), min(7, len(pictures))))
+    fit.use_basis(cosines(pictures.time, min(7, len(pictures))))
     fit.run(steps_of(curve, settings), BODY)
     fit.use_basis(torch.eye(len(pictures)))
     fit.run(steps_of(free, settings), replace(BODY, turn=0.004))

@@ -41,4 +41,4 @@ def _solve(job: bytes) -> bytes:
         def step(done: int, total: int) -> None:
             Path(progress).write_text(str(100 * done // total))
 
-        return pickle.dumps(solve_clip(rgb, mask, settings, step))
+        return pickle.dumps(solve_clip(rgb, mask, settings, step, seconds=capture.clip(name).seconds))

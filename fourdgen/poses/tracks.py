@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from fourdgen.geometry.timeline import ticks
 from fourdgen.geometry.transforms import quat_from_matrix, quat_to_matrix, rigid
 from fourdgen.poses.compare import SUBJECT, facing
 
@@ -17,24 +18,25 @@ GUESSED = 0.03  # weight of a place that lies between its neighbours' when a cam
 
 
 def between(
-    rotation: Float[Tensor, "n 3 3"], place: Float[Tensor, "n 3"], frames: Tensor, count: int,
-    focal: float, center: Float[Tensor, "n 2"], all_centers: Float[Tensor, "t 2"],
+    rotation: Float[Tensor, "n 3 3"], place: Float[Tensor, "n 3"], frames: Int[Tensor, "n"],
+    time: Float[Tensor, "t"], focal: float, center: Float[Tensor, "n 2"], all_centers: Float[Tensor, "t 2"],
 ) -> tuple[Float[Tensor, "t 3 3"], Float[Tensor, "t 3"]]:  # fmt: skip
-    """Poses of all `count` frames from those of `frames` (ascending): turns by slerp, held beyond the ends.
+    """Poses of all frames of a clip, filmed at `time`, from those of `frames` (both ascending): turns by slerp in time,
+    held beyond the ends.
 
     `center`, `all_centers`: the masks' centres in sides. Between solved frames the root keeps its place relative to the
     mask's centre, which is known in every frame.
     """
     looking = facing(place[:, :2], focal).transpose(1, 2) @ rotation
-    time = torch.arange(count).float()
-    after = torch.searchsorted(frames.float(), time).clamp(1, max(1, len(frames) - 1)) if len(frames) > 1 else None
+    count, solved = len(time), time[frames]
+    after = torch.searchsorted(solved, time).clamp(1, max(1, len(frames) - 1)) if len(frames) > 1 else None
     offset = place.clone()
     offset[:, :2] -= center
     if after is None:
         turns, moved = looking.expand(count, 3, 3), offset.expand(count, 3)
     else:
         before = after - 1
-        share = (time - frames[before]) / (frames[after] - frames[before])
+        share = (time - solved[before]) / (solved[after] - solved[before])
         share = share.clamp(0, 1)[:, None]
         turns = quat_to_matrix(_slerp(quat_from_matrix(looking[before]), quat_from_matrix(looking[after]), share))
         moved = offset[before] + share * (offset[after] - offset[before])
@@ -80,7 +82,7 @@ def places_of(cam_from_root: Float[Tensor, "t 4 4"], focal: float, extent: float
 def steadied(
     translation: Float[Tensor, "t 3"], seconds: Float[Tensor, "t"], weight: Float[Tensor, "t"]
 ) -> Float[Tensor, "t 3"]:
-    """The translations of a camera without what is quicker than BOB: slow cosines over the frames, fitted to x, y
+    """The translations of a camera without what is quicker than BOB: slow cosines of time, fitted to x, y
     and the logarithm of the distance. `weight`: how much each frame's place counts in the fit; a frame that was not
     measured must not pull at its neighbours.
 
@@ -90,9 +92,11 @@ def steadied(
     count = len(translation)
     if count < 4:
         return translation
-    lasts = count * float(seconds.diff().median())
+    tick = ticks(seconds).double()
+    spread = float(tick[-1]) / (count - 1)  # 1 where frames are even
+    lasts = count * float(seconds.diff().median()) * spread
     waves = min(count, max(3, 1 + round(2 * lasts / BOB)))
-    time = math.pi * (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    time = math.pi * (tick / spread + 0.5) / count
     basis = torch.cos(time[:, None] * torch.arange(waves))
     curve = torch.cat([translation[:, :2], translation[:, 2:].clamp_min(1e-3).log()], 1).double()
     root = weight.double().sqrt()[:, None]

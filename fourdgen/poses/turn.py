@@ -27,18 +27,22 @@ LEAST_SHARE = 0.25  # of the mask's pixels must have credible flow
 class Turn:
     """`rate` [t-1]: about the camera's azimuth change per frame in radians (positive: it grows, the subject turns
     clockwise seen from above). `clear` [t-1]: whether that frame's flow is credible and fast enough to have a sign.
-    `speed` [t-1]: mean length of the flow against the centre's motion, in subject sizes per frame.
+    `speed` [t-1]: mean length of the flow against the centre's motion, in subject sizes per frame. `step` [t-1]: time
+    from frame to frame, in steps of the clip (None: even).
     """
 
     rate: Float[Tensor, "m"]
     clear: Bool[Tensor, "m"]
     speed: Float[Tensor, "m"]
+    step: Float[Tensor, "m"] | None = None
 
     def curve(self, frames: Tensor) -> Float[Tensor, "n"]:
-        """Azimuth (radians, from 0) at `frames`: the summed rate, after a median over 5 frames and a cut."""
-        rate = _median5(self.rate)
+        """Azimuth (radians, from 0) at `frames`: the summed rate, after a median over 5 frames and a cut, both of
+        what it is per step of time."""
+        step = torch.ones_like(self.rate) if self.step is None else self.step
+        rate = _median5(self.rate / step)
         bound = 3 * rate.abs().median().clamp_min(1e-6)
-        total = torch.cat([torch.zeros(1), rate.clamp(-bound, bound).cumsum(0)])
+        total = torch.cat([torch.zeros(1), (rate.clamp(-bound, bound) * step).cumsum(0)])
         return total[frames] - total[frames[0]]
 
     @property
@@ -58,8 +62,10 @@ def _median5(values: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
     return padded.unfold(0, 5, 1).median(-1).values
 
 
-def turn_from_flow(rgb: UInt8[np.ndarray, "t h w 3"], mask: UInt8[np.ndarray, "t h w"]) -> Turn:
-    """The turn signal of a clip of at least two frames."""
+def turn_from_flow(
+    rgb: UInt8[np.ndarray, "t h w 3"], mask: UInt8[np.ndarray, "t h w"], time: Float[Tensor, "t"] | None = None
+) -> Turn:
+    """The turn signal of a clip of at least two frames. `time`: when they were filmed, in steps (evenly if None)."""
     boxes = mask_boxes(mask)
     cuts = cut_sides(boxes, (mask.shape[2], mask.shape[1]))
     count = len(mask) - 1
@@ -71,7 +77,9 @@ def turn_from_flow(rgb: UInt8[np.ndarray, "t h w 3"], mask: UInt8[np.ndarray, "t
             )
     typical = np.median(np.abs(rate))
     clear = (share > LEAST_SHARE) & (np.abs(rate) > max(LEAST_RATE, 0.3 * typical))
-    return Turn(torch.from_numpy(rate), torch.from_numpy(clear), torch.from_numpy(speed))
+    return Turn(
+        torch.from_numpy(rate), torch.from_numpy(clear), torch.from_numpy(speed), None if time is None else time.diff()
+    )
 
 
 def _pair(

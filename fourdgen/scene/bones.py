@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fourdgen import native
+from fourdgen.geometry.timeline import ticks
 from fourdgen.geometry.transforms import dual_quat, dual_quat_right, quat_exp, quat_multiply, quat_rotate
 from fourdgen.scene.motion import SampledBones, blend_dual_quats, move
 from fourdgen.scene.surfels import Surfels
@@ -35,6 +36,14 @@ class ClipTime:
     rate: float = 1.0
     offset: float = 0.0
     filmed: bool = True
+
+    @functools.cached_property
+    def even_seconds(self) -> Float[Tensor, "t"]:
+        """As many times as there are frames, evenly spread over them: `seconds` where these are even already."""
+        count = len(self.seconds)
+        if bool((ticks(self.seconds) == torch.arange(count)).all()):
+            return self.seconds
+        return torch.linspace(float(self.seconds[0]), float(self.seconds[-1]), count)
 
 
 class BoneMotion(nn.Module):
@@ -210,12 +219,13 @@ def continuous_signs(dual_quats: Float[Tensor, "s b 8"]) -> Float[Tensor, "s b 8
 
 
 def acceleration(motion: BoneMotion, clip: str) -> Float[Tensor, "t b"]:
-    """Squared acceleration of each bone's rotation vector and shift at the inner frames of a clip.
+    """Squared acceleration of each bone's rotation vector and shift at the inner ones of as many times as a clip has
+    frames, evenly spread over it: also where frames are missing.
 
     In radians and root units per (1/24 s)^2, from second differences: a film of the same motion at twice the frame rate
-    has the same.
+    has the same, and one at a varying frame rate.
     """
-    seconds = motion.clips[clip].seconds
+    seconds = motion.clips[clip].even_seconds
     if len(seconds) < 3:
         return torch.zeros(1, len(motion.centers))
     curve = motion.twists(clip, seconds)

@@ -18,11 +18,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fourdgen import native
+from fourdgen.data import intake
 from fourdgen.data.capture import Capture, stack
-from fourdgen.data.intake import filmed_by
 from fourdgen.data.records import Alignment, ClipAlignment
 from fourdgen.data.sources import clip_names
 from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.timeline import ticks
 from fourdgen.poses import check, given, store, timing, tracks
 from fourdgen.poses.accept import doubted
 from fourdgen.poses.candidates import SearchSettings
@@ -81,7 +82,7 @@ def check_reference(job: Job, config: AlignConfig) -> None:
     if config.reference not in names:
         raise FourdgenError(f"--reference: no clip is called '{config.reference}'", f"choose one of {', '.join(names)}")
     if job.cameras is not None and len(names) > 1:
-        _check_has_cameras(config.reference, filmed_by(job.cameras, dict(zip(names, job.inputs, strict=True))))
+        _check_has_cameras(config.reference, intake.filmed_by(job.cameras, dict(zip(names, job.inputs, strict=True))))
 
 
 def _check_has_cameras(reference: str | None, with_cameras: Sequence[str]) -> None:
@@ -203,8 +204,7 @@ def _outlines(capture: Capture, name: str, clip: ClipAlignment) -> tuple[Tensor,
 def _windows(capture: Capture, name: str, most: int, side: int) -> Pictures:
     chosen = spread(len(capture.clip(name)), most)
     rgb, mask = stack(capture, name, chosen)
-    pictures = cut(rgb.numpy(), mask.numpy(), side)
-    return replace(pictures, frame=chosen[pictures.frame])
+    return cut(rgb.numpy(), mask.numpy(), side).numbered(chosen, ticks(capture.clip(name).seconds))
 
 
 # ---- cameras searched
@@ -333,7 +333,7 @@ def _best(solutions: dict[str, ClipSolution]) -> str:
 
 def _solved(capture: Capture, name: str, solution: ClipSolution, side: int) -> Solved:
     rgb, mask = stack(capture, name, solution.frames)
-    pictures = replace(cut(rgb.numpy(), mask.numpy(), side), frame=solution.frames)
+    pictures = cut(rgb.numpy(), mask.numpy(), side).numbered(solution.frames, ticks(capture.clip(name).seconds))
     solved = Solved(pictures, solution.rotation, solution.place, solution.focal, solution.model, solution.loss)
     return solved.levelled()[0]
 
@@ -344,27 +344,30 @@ def _all_frames(
     """Poses of every frame of the clip, those between the solved ones included."""
     clip = capture.clip(name)
     count, frames = len(clip), solution.frames
-    centers, shown = mask_centers(stack(capture, name)[1].numpy())
+    time = ticks(clip.seconds)
+    centers, shown = mask_centers(stack(capture, name)[1].numpy(), time.numpy())
     rotation, place = tracks.between(
-        solved.rotation, solved.place, frames, count, solved.focal, solved.pictures.center, centers
+        solved.rotation, solved.place, frames, time, solved.focal, solved.pictures.center, centers
     )
     if solution.still:  # the camera stands: it is the subject that crosses the picture
         rotation = solved.rotation[:1].expand(count, 3, 3)
     poses = tracks.poses_of(rotation, place, solved.focal, float(solved.pictures.extent))
     typical = solution.frame_loss.median()
     per_frame = (typical / solution.frame_loss.clamp_min(1e-6)).clamp(0, 1).numpy()
-    confidence = torch.from_numpy(np.interp(np.arange(count), frames.numpy(), per_frame)).float() * shown
+    confidence = torch.from_numpy(np.interp(time.numpy(), time[frames].numpy(), per_frame)).float() * shown
     K = tracks.intrinsics_of(solved.focal, clip.size, count)
     return _plain(poses, K, confidence * (1.0 if accepted else UNSURE), accepted, reason)
 
 
-def mask_centers(mask: UInt8[np.ndarray, "t h w"]) -> tuple[Float[Tensor, "t 2"], Float[Tensor, "t"]]:
-    """Middle of the subject (else between its neighbours') from the picture's, in longer sides; 1 where it is."""
+def mask_centers(
+    mask: UInt8[np.ndarray, "t h w"], time: Float[np.ndarray, "t"]
+) -> tuple[Float[Tensor, "t 2"], Float[Tensor, "t"]]:
+    """Middle of the subject (else between its neighbours' in time) from the picture's, in longer sides; 1 where it
+    is."""
     height, width = mask.shape[1:]
     boxes = whole_boxes(mask_boxes(mask), (width, height))
     shown = ~np.isnan(boxes[:, 0])
     middle = np.stack([(boxes[:, 0] + boxes[:, 2] - width) / 2, (boxes[:, 1] + boxes[:, 3] - height) / 2], 1)
-    time = np.arange(len(mask))
     filled = [np.interp(time, time[shown], middle[shown, axis]) for axis in (0, 1)]
     return torch.from_numpy(np.stack(filled, 1) / max(height, width)).float(), torch.from_numpy(shown).float()
 
@@ -374,6 +377,6 @@ def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="align", needs=("ingest",), config=AlignConfig, version=6, run=run,
+    name="align", needs=("ingest",), config=AlignConfig, version=7, run=run,
     save=store.save_alignment, load=store.load_alignment, facts=facts, check=check_reference,
 )  # fmt: skip

@@ -12,6 +12,7 @@ from torch import Tensor
 from fourdgen import native
 from fourdgen.data.capture import Capture, stack
 from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, RootTrack, stands_still
+from fourdgen.geometry.timeline import ticks
 from fourdgen.poses import check, store, tracks
 from fourdgen.poses.accept import OVERLAP, outlines_doubt, overlap, without_outlines
 from fourdgen.poses.compare import Fit
@@ -55,6 +56,8 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     for name in names:
         rgb, mask = stack(capture, name)
         pictures, aligned = cut(rgb.numpy(), mask.numpy(), config.side), alignment.clips[name]
+        seconds = capture.clip(name).seconds
+        pictures = pictures.numbered(torch.arange(len(seconds)), ticks(seconds))
         sides = float(aligned.K[0, 0, 0]) / max(capture.clip(name).size)
         if aligned.given:  # a lens may zoom, and its middle need not be the picture's
             pictures, sides = filmed_by(pictures, aligned.K[pictures.frame], capture.clip(name).size)
@@ -129,8 +132,9 @@ def _track(
     clip = capture.clip(name)
     extent = float(pictures.extent)
     place = tracks.places_of(poses, focal, extent)
+    time = ticks(clip.seconds)
     centers = tracks.centers_between(pictures.center, frames, clip.seconds)
-    rotation, placed = tracks.between(poses[:, :3, :3], place, frames, len(clip), focal, pictures.center, centers)
+    rotation, placed = tracks.between(poses[:, :3, :3], place, frames, time, focal, pictures.center, centers)
     if still:
         rotation = poses[:1, :3, :3].expand(len(clip), 3, 3)
     moved = tracks.poses_of(rotation, placed, focal, extent)
@@ -149,6 +153,6 @@ def facts(job: Job, config: RootPoseConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=5, run=run,
+    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=6, run=run,
     save=store.save_track, load=store.load_track, facts=facts,
 )  # fmt: skip

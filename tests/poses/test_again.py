@@ -24,7 +24,7 @@ THERE_AND_BACK = 150 * (1 - (2 * TIME - 1).abs())
 
 
 def test_starts_turn_back_where_they_say_and_obey_the_sign() -> None:
-    starts = returning_starts(torch.arange(0, 41), "auto", (10.0, 20.0))
+    starts = returning_starts(torch.arange(41.0), "auto", (10.0, 20.0))
     assert {start.elevation for start in starts} == {10.0, 20.0}
     assert {float(start.azimuth.sign()[1]) for start in starts} == {1.0, -1.0}
     for start in starts:
@@ -35,8 +35,8 @@ def test_starts_turn_back_where_they_say_and_obey_the_sign() -> None:
         assert f"after {peak / 40:.0%}" in start.name
         steps = torch.diff(start.azimuth).abs()
         assert torch.allclose(steps, steps[:1].expand_as(steps), atol=1e-3)  # as fast back as there
-    assert all(float(s.azimuth[1]) < 0 for s in returning_starts(torch.arange(9), "ccw", (0.0,)))
-    given = returning_starts(torch.arange(41), "auto", (0.0,), sweep=100)
+    assert all(float(s.azimuth[1]) < 0 for s in returning_starts(torch.arange(9.0), "ccw", (0.0,)))
+    given = returning_starts(torch.arange(41.0), "auto", (0.0,), sweep=100)
     assert {round(float(s.azimuth.max() - s.azimuth.min())) for s in given} == {100}
 
 

@@ -11,17 +11,18 @@ import torch
 
 from fourdgen.geometry.camera import look_at, orbit_eyes
 from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
+from fourdgen.poses import search
 from fourdgen.poses.accept import global_turn, judge, judge_still, path_difference
-from fourdgen.poses.candidates import SearchSettings
+from fourdgen.poses.candidates import Candidate, SearchSettings
 from fourdgen.poses.compare import Fit, Nodes, Pace, facing, hats
 from fourdgen.poses.course import course_of
-from fourdgen.poses.hypotheses import azimuths, tidied
+from fourdgen.poses.hypotheses import azimuths, orbit_starts, returning_starts, tidied
 from fourdgen.poses.level import tilt
-from fourdgen.poses.pictures import cut
+from fourdgen.poses.pictures import Pictures, cut
 from fourdgen.poses.register import Solved, register
 from fourdgen.poses.search import mean_path, solve_clip, with_body
 from fourdgen.poses.tracks import places_of
-from fourdgen.poses.turn import turn_from_flow
+from fourdgen.poses.turn import Turn, turn_from_flow
 from tests.poses.subject import film, orbit
 
 TINY = SearchSettings(side=32, surfels=300, effort=0.2)
@@ -243,7 +244,7 @@ def test_a_body_that_swings_is_not_read_as_a_camera_that_swings() -> None:
 
 def test_the_orbit_next_to_a_path_keeps_its_course_and_has_no_roll() -> None:
     count = 24
-    time = torch.arange(count)
+    time = torch.arange(count).float()
     azimuth = 180 * torch.sin(time / 12)  # there and part of the way back
     height = 15 + 10 * torch.cos(math.pi * time / (count - 1))
     eyes = orbit_eyes(azimuth, height, 1.0)
@@ -263,6 +264,51 @@ def test_the_orbit_next_to_a_path_keeps_its_course_and_has_no_roll() -> None:
     assert float(torch.diff(azimuths(facing(center, 1.2).transpose(1, 2) @ even), n=2).abs().max()) < 0.02
 
 
+def test_starts_and_tidied_orbits_are_even_in_time() -> None:
+    """Every frame of the first half of a clip, every third of the other."""
+    frames = torch.tensor([i for i in range(48) if i < 24 or i % 3 == 0])
+    time, count = frames.float(), len(frames)
+    rate = torch.full((count - 1,), 0.1) * time.diff()
+    turn = Turn(rate, torch.ones(count - 1, dtype=torch.bool), rate, time.diff())
+    starts = [*orbit_starts(turn, torch.arange(count), time, "cw", 200.0), *returning_starts(time, "cw", (0.0,))]
+    for start in starts:
+        speed = start.azimuth.diff().abs() / time.diff()
+        inner = speed.isclose(speed.median(), rtol=1e-3).sum()
+        assert inner >= count - 2, start.name  # one frame may stand on either side of where it turns back
+    eyes = orbit_eyes(200 * time / 47, 12.0, 1.0)
+    path, center = look_at(eyes)[:, :3, :3], torch.zeros(count, 2)
+    even = tidied(path, center, 1.2, time, around=1, up=1)
+    assert float(rotation_angle_degrees(even @ global_turn(even, path), path).max()) < 0.5
+    by_frame = tidied(path, center, 1.2, torch.arange(count).float(), around=1, up=1)
+    assert float(rotation_angle_degrees(by_frame @ global_turn(by_frame, path), path).max()) > 3
+
+
+def test_the_search_works_in_the_time_of_the_clip(turning: tuple, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[type-arg]
+    """Windows know when they were filmed, and so does the cost of acceleration of every fit to them."""
+    _, rgb, mask = turning
+    number = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 14, 17, 20, 23, 26, 29])
+
+    def seen(seconds: torch.Tensor | None) -> Pictures:
+        found: list[Pictures] = []
+
+        def stop(pictures: Pictures, settings: SearchSettings) -> Candidate:
+            found.append(pictures)
+            raise InterruptedError
+
+        monkeypatch.setattr(search, "_still", stop)
+        with pytest.raises(InterruptedError):
+            solve_clip(rgb, mask, replace(TINY, frames=14), seconds=seconds)
+        return found[0]
+
+    pictures = seen(number / 24)
+    assert torch.equal(pictures.time, number[pictures.frame].float())
+    step = Fit(pictures, torch.eye(3).expand(14, 3, 3), torch.tensor([1.2]), 50, 0).spacing.step
+    assert torch.allclose(step, pictures.time.diff() / pictures.time.diff().mean())
+    even = seen(None)
+    assert torch.equal(even.time, even.frame.float()) and len(even.time.diff().unique()) == 2
+
+
 def test_hats_are_one_a_frame_when_short_and_sum_to_one() -> None:
+    assert torch.allclose(hats(torch.tensor([0.0, 1, 2, 7, 9]), 64), torch.eye(5), atol=1e-6)
     assert torch.allclose(hats(torch.arange(5.0), 64), torch.eye(5), atol=1e-6)
     assert torch.allclose(hats(torch.arange(50.0), 9).sum(1), torch.ones(50), atol=1e-5)

@@ -27,12 +27,16 @@ def test_between_keeps_solved_frames_and_turns_evenly_between_them() -> None:
     rotation = look_at(orbit_eyes(angle, 10.0, 1.0))[:, :3, :3]
     place = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.1], [0.0, 0.0, 0.0]])
     frames, center = torch.tensor([0, 4, 8]), torch.zeros(3, 2)
-    turned, placed = tracks.between(rotation, place, frames, 10, 1.2, center, torch.zeros(10, 2))
+    turned, placed = tracks.between(rotation, place, frames, torch.arange(10.0), 1.2, center, torch.zeros(10, 2))
     assert float(rotation_angle_degrees(turned[frames], rotation).max()) < 0.05
     assert torch.allclose(placed[frames], place, atol=1e-6)
     step = rotation_angle_degrees(turned[:4], turned[1:5])
     assert float(step.max() - step.min()) < 0.1
     assert torch.equal(turned[8], turned[9])  # held beyond the end
+    time = torch.tensor([0.0, 1, 2, 3, 8, 9, 10, 11, 12, 13])  # frames are missing between the fourth and the fifth
+    late, _ = tracks.between(rotation, place, frames, time, 1.2, center, torch.zeros(10, 2))
+    turn = rotation_angle_degrees(late[:1], late[:5])
+    assert torch.allclose(turn / turn[-1], time[:5] / 8, atol=0.01)
 
 
 def test_azimuth_grows_with_the_orbit_and_stretches() -> None:
@@ -106,6 +110,10 @@ def test_a_steadied_camera_keeps_its_slow_path_and_loses_what_bobs() -> None:
     finer = torch.nn.functional.interpolate((slow + bob).T[None], size=95, mode="linear", align_corners=True)[0].T
     again = tracks.steadied(finer, torch.arange(95) / 47.5, torch.ones(95))[::2]
     assert float((again - slow)[middle].square().mean().sqrt()) < 0.15 * float(bob.square().mean().sqrt())
+    # Every third frame from the middle on: the same slow path, which is bent if these count as neighbours like others.
+    some = torch.tensor([i for i in range(48) if i < 24 or i % 3 == 0])
+    fewer = tracks.steadied(slow[some], seconds[some], torch.ones(len(some)))
+    assert float((fewer - slow[some])[middle].abs().max()) < 0.008
     assert torch.equal(tracks.steadied(slow[:3], seconds[:3], torch.ones(3)), slow[:3])
 
 
@@ -128,5 +136,5 @@ def test_frames_without_a_subject_lie_between_their_neighbours_and_pull_at_none(
     error = (tracks.steadied(guessed, seconds, weight) - path).abs().amax(1)
     smeared = (tracks.steadied(guessed, seconds, torch.ones(40)) - path).abs().amax(1)
     near = [7, 8, 9, 20, 21, 22]
-    assert float(error[near].max()) < 0.6 * float(smeared[near].max())
-    assert float(error[near].max()) < 0.008
+    assert float(error[near].mean()) < 0.65 * float(smeared[near].mean())
+    assert float(error[near].max()) < 0.015

@@ -237,6 +237,10 @@ def test_acceleration_does_not_depend_on_the_frame_rate() -> None:
     assert float(fast / slow) == pytest.approx(1, abs=0.1)
     expected = 6 * (2 * math.pi / 24) ** 4 / 2  # mean square of the sine's second derivative, six numbers a bone
     assert float(fast) == pytest.approx(expected, rel=0.1)
+    some = torch.tensor([i for i in range(93) if i < 30 or i % 3 == 0])
+    waving.clips["c"] = ClipTime(clips["b"].seconds[some], "c")
+    assert float(acceleration(waving, "c").mean() / fast) == pytest.approx(1, abs=0.1)
+    assert clips["a"].even_seconds is clips["a"].seconds
     assert float(acceleration(bones(), "a").detach().max()) == 0
 
 

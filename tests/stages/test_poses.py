@@ -14,10 +14,10 @@ from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
 from fourdgen.data.records import Alignment, ClipAlignment, RootTrack
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3, rotation_angle_degrees, so3_exp
-from fourdgen.poses import tracks
+from fourdgen.poses import side_by_side, tracks
 from fourdgen.poses.accept import global_turn, outlines_doubt
 from fourdgen.poses.hypotheses import azimuths
-from fourdgen.poses.pictures import cut
+from fourdgen.poses.pictures import Pictures, cut
 from fourdgen.report import FourdgenError
 from fourdgen.stages import align, root_pose
 from fourdgen.workspace import Context, Job
@@ -150,6 +150,37 @@ def test_a_reference_without_cameras_is_refused_before_any_work(tmp_path: Path) 
         align.STAGE.check(job, align.AlignConfig(reference="b"))
     assert raised.value.hint == "choose one of a"
     align.STAGE.check(replace(job, cameras=None), align.AlignConfig(reference="b"))
+
+
+def test_both_stages_know_when_frames_were_filmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame rate that falls to a third in the middle of a clip, and an empty frame."""
+    number = torch.tensor([0, 1, 2, 3, 4, 5, 6, 9, 12, 15, 18])
+    cameras = orbit(180.0 * number / 18)
+    clip = replace(_clip(tmp_path, "a", cameras, empty=(2,)), seconds=number / 24)
+    capture = _capture(tmp_path, [clip])
+    shown = number[number != 2]
+    searched: list[torch.Tensor] = []
+
+    def solve_clip(*args: object, seconds: torch.Tensor) -> None:
+        searched.append(seconds)
+        raise InterruptedError
+
+    monkeypatch.setattr(side_by_side, "solve_clip", solve_clip)
+    with pytest.raises(InterruptedError):
+        align.STAGE.run(_context(tmp_path, "align"), align.AlignConfig(), capture)
+    assert torch.equal(searched[0], clip.seconds)
+
+    refined: list[Pictures] = []
+
+    def refine_together(pictures: Pictures, *rest: object) -> None:
+        refined.append(pictures)
+        raise InterruptedError
+
+    monkeypatch.setattr(root_pose, "refine_together", refine_together)
+    found = Alignment({"a": align._plain(cameras.cam_from_world, cameras.K, torch.ones(11))}, "a", None, given=False)
+    with pytest.raises(InterruptedError):
+        root_pose.STAGE.run(_context(tmp_path, "root"), root_pose.RootPoseConfig(side=16), capture, found)
+    assert torch.equal(refined[0].time, shown.float())
 
 
 def test_poses_of_a_turning_clip_with_an_empty_frame(tmp_path: Path) -> None:
