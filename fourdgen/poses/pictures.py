@@ -78,7 +78,7 @@ class Pictures:
         return torch.stack(rows, -1).reshape(-1, 3, 3)
 
 
-def filmed_by(pictures: Pictures, K: Float[Tensor, "n 3 3"], size: tuple[int, int]) -> tuple[Pictures, float]:
+def seen_through(pictures: Pictures, K: Float[Tensor, "n 3 3"], size: tuple[int, int]) -> tuple[Pictures, float]:
     """The windows of one clip as cameras with these K (pixels of the filmed pictures of `size`, width and height) see
     them, and the clip's one focal length in sides: the median. A zoom goes into each window's `unit`, a principal
     point off the middle into `principal` and `center`. Pixels are taken for square.

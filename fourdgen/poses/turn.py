@@ -21,6 +21,7 @@ from fourdgen.priors.flow import dis_flow
 SIDE = 160  # pixels of the windows on which flow is found
 LEAST_RATE = 0.0015  # of the subject's width a frame: slower than this is noise
 LEAST_SHARE = 0.25  # of the mask's pixels must have credible flow
+LEAST_PAIRS = 3  # so many pairs of frames that show the subject from side to side tell how it turns in the others
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ def turn_from_flow(
             rate[i], speed[i], share[i] = _pair(
                 rgb[i : i + 2], mask[i : i + 2], boxes[i : i + 2], np.any(cuts[i : i + 2], axis=0)
             )
+    sliding = np.any((cuts[:-1] | cuts[1:])[:, [0, 2]], axis=1)
+    sure = np.nonzero(~sliding & (share > 0))[0]
+    if sliding.any() and len(sure) >= LEAST_PAIRS:  # what is left of a subject that slides out tells no turn
+        rate[sliding], share[sliding] = np.interp(np.nonzero(sliding)[0], sure, rate[sure]), 0
     typical = np.median(np.abs(rate))
     clear = (share > LEAST_SHARE) & (np.abs(rate) > max(LEAST_RATE, 0.3 * typical))
     return Turn(

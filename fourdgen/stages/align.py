@@ -29,7 +29,7 @@ from fourdgen.poses.accept import doubted
 from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.compare import Fit, Pace
 from fourdgen.poses.hypotheses import azimuths
-from fourdgen.poses.pictures import Pictures, cut, filmed_by, mask_boxes, spread, whole_boxes
+from fourdgen.poses.pictures import Pictures, cut, mask_boxes, seen_through, spread, whole_boxes
 from fourdgen.poses.register import Solved, register
 from fourdgen.poses.search import LEAST_FRAMES, ClipSolution
 from fourdgen.poses.side_by_side import solve_clips
@@ -308,7 +308,7 @@ def _known(capture: Capture, name: str, clip: ClipAlignment, config: AlignConfig
     """A clip with cameras as if it had been solved: a small model under its poses."""
     pictures = _windows(capture, name, config.frames, config.side)
     poses = clip.cam_from_root[pictures.frame]
-    pictures, focal = filmed_by(pictures, clip.K[pictures.frame], capture.clip(name).size)
+    pictures, focal = seen_through(pictures, clip.K[pictures.frame], capture.clip(name).size)
     place = tracks.places_of(poses, focal, float(pictures.extent))
     fit = Fit(pictures, poses[:, :3, :3], torch.tensor([focal]), config.surfels, seed, place=place)
     fit.run(max(3, round(KNOWN_STEPS * config.effort)), Pace(turn=0.0, place=0.0, depth=0.0, smooth=0.0), decay=False)

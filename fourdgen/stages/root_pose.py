@@ -17,8 +17,10 @@ from fourdgen.poses import check, store, tracks
 from fourdgen.poses.accept import OVERLAP, outlines_doubt, overlap, without_outlines
 from fourdgen.poses.compare import Fit
 from fourdgen.poses.joint import JointSettings, normalised, refine_together
-from fourdgen.poses.pictures import Pictures, cut, filmed_by, join
+from fourdgen.poses.pictures import Pictures, cut, join, seen_through
 from fourdgen.workspace import Context, Job, Stage
+
+HARDLY = 0.5  # weight of a frame below which its camera is called guessed
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
         pictures = pictures.numbered(torch.arange(len(seconds)), ticks(seconds))
         sides = float(aligned.K[0, 0, 0]) / max(capture.clip(name).size)
         if aligned.given:  # a lens may zoom, and its middle need not be the picture's
-            pictures, sides = filmed_by(pictures, aligned.K[pictures.frame], capture.clip(name).size)
+            pictures, sides = seen_through(pictures, aligned.K[pictures.frame], capture.clip(name).size)
+        if not aligned.given:
+            _say_what_is_guessed(ctx, name, pictures)
         poses = aligned.cam_from_root[pictures.frame]
         parts.append(pictures)
         rotation.append(poses[:, :3, :3])
@@ -107,6 +111,16 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     if reason:
         ctx.report.warn(f"the cameras are uncertain, and options in brackets may help: {reason}")
     return RootTrack(clips, alignment.world_from_input, given=False, certain=not reason, reason=reason)
+
+
+def _say_what_is_guessed(ctx: Context, name: str, pictures: Pictures) -> None:
+    """Frames that hardly show the subject get cameras from their neighbours more than from their own picture."""
+    hardly = pictures.frame[pictures.weight < HARDLY].tolist()
+    if hardly:
+        ctx.report.warn(
+            f"{name}: {len(hardly)} frames from {hardly[0]} to {hardly[-1]} show less than half of the subject, so "
+            "they count less and their cameras are half guessed (leave them out, or give --cameras)"
+        )
 
 
 def _settings(ctx: Context, config: RootPoseConfig) -> JointSettings:

@@ -10,7 +10,7 @@ import torch
 
 from fourdgen.poses.accept import overlap
 from fourdgen.poses.compare import COLOR_WEIGHT, Fit, Pace
-from fourdgen.poses.pictures import Pictures, cut, filmed_by, mask_boxes, whole_boxes
+from fourdgen.poses.pictures import Pictures, cut, mask_boxes, seen_through, whole_boxes
 from fourdgen.poses.tracks import places_of
 from fourdgen.poses.turn import turn_from_flow
 from tests.poses.subject import film, orbit
@@ -117,7 +117,7 @@ def test_a_lens_that_zooms_and_is_off_the_middle_sees_the_same_window(filmed: tu
     K[:, 0, 0] *= torch.linspace(0.8, 1.3, 12)
     K[:, 1, 1] = K[:, 0, 0]
     K[:, :2, 2] += torch.tensor([9.0, -6.0])
-    moved, focal = filmed_by(pictures, K, (96, 96))
+    moved, focal = seen_through(pictures, K, (96, 96))
     assert focal == pytest.approx(float(K[:, 0, 0].median()) / 96)
     # Pixels of the picture and of the window are one affine map apart: the one that the plain cameras have.
     scale = pictures.unit / 96
@@ -154,3 +154,10 @@ def test_the_border_does_not_turn_a_subject_that_slides_out(filmed: tuple) -> No
     by = [start + 4 * i for i in range(8)]
     out = turn_from_flow(_shifted(rgb, by), _shifted(mask, by))
     assert float(out.rate.abs().max()) < 0.02
+
+
+def test_a_turn_goes_on_while_the_subject_slides_out(filmed: tuple, leaving: tuple) -> None:  # type: ignore[type-arg]
+    out, whole = turn_from_flow(*leaving[:2]), turn_from_flow(*filmed)
+    assert torch.allclose(out.rate[:7], whole.rate[:7], atol=0.03)
+    assert torch.equal(out.rate[7:], out.rate[6:7].expand(4))
+    assert not bool(out.clear[7:].any()) and out.sign == whole.sign

@@ -237,6 +237,17 @@ def test_a_subject_that_nothing_shows_for_a_while_crosses_the_gap(tmp_path: Path
     assert torch.equal(track.confidence == 0, ~torch.isin(torch.arange(40), shown))
 
 
+def test_frames_that_hardly_show_the_subject_are_named(tmp_path: Path) -> None:
+    rgb, mask = film(orbit(torch.linspace(0, 60, 8)))
+    context = _context(tmp_path, "root")
+    root_pose._say_what_is_guessed(context, "a", cut(rgb, mask, 16))
+    assert context.report.warnings == []  # type: ignore[attr-defined]
+    for frames in (rgb, mask):  # in the last two it is nearly out on the left
+        frames[6:, :, :36], frames[6:, :, 36:] = frames[6:, :, 60:].copy(), 0
+    root_pose._say_what_is_guessed(context, "a", cut(rgb, mask, 16))
+    assert len(context.report.warnings) == 1 and "a: 2 frames from 6 to 7 show" in context.report.warnings[0]  # type: ignore[attr-defined]
+
+
 def test_a_still_clip_stays_still_and_two_processes_change_nothing(tmp_path: Path) -> None:
     cameras = orbit(torch.full((6,), 30.0))
     clips = [_clip(tmp_path, "a", cameras), _clip(tmp_path, "b", cameras)]
