@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fourdgen import native
+from fourdgen import config, native, pipeline
 from fourdgen.data.cameras_io import CameraEntry, read_camera_entries
 from fourdgen.data.capture import Capture, load_capture, stack
 from fourdgen.evaluate import evaluate
@@ -225,8 +225,10 @@ def whole(task: dict[str, Any]) -> dict[str, Any]:
     folder = Path(task["path"]).with_suffix("")
     context = _context(task, folder)
     aligned, track = pickle.loads(Path(task["needs"][0]).read_bytes())
-    frames = sample.run(context, sample.SampleConfig(), capture, track)
-    scene = train.run(context, train.TrainConfig(), capture, aligned, track, frames)
+    recipe = config.load_recipe("fast")
+    settings = config.resolve(recipe, {stage.name: stage.config for stage in pipeline.stages_of(recipe)})
+    frames = sample.run(context, settings["sample"], capture, track)
+    scene = train.run(context, settings["train"], capture, aligned, track, frames)
     files.write(folder / "scene.ply", scene)
     figures = evaluate(folder / "scene.ply", Path(task["scene"]))
     truth = truth_of(Path(task["scene"]))
