@@ -13,7 +13,8 @@ confidence   mean confidence of the asset's pixels along two paths on the least 
 smooth       minus mean acceleration of the opaque surfels per mean speed
 rigid        minus the spread over time of log distances between neighbouring surfels, per mean motion
 opaque       share of surfels that are there or not there (opacity below 0.1 or above 0.9)
-agreement    with --all: mean PSNR against all other runs of the scene along those paths (the best is the medoid)
+agreement    with --all: mean PSNR against all other runs of the scene along those paths (the best is the medoid);
+             with known cameras only, as runs that found their own have no world in common
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import argparse
 import itertools
 import json
 import os
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -30,13 +32,13 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 import fourdgen
-from fourdgen.evaluate.truth import read_truth
+from fourdgen.evaluate.pictures import draw_as_filmed
+from fourdgen.evaluate.truth import matched, read_truth
 from fourdgen.fit import metrics
 from fourdgen.fit.confidence import pixel_confidence
 from fourdgen.generate.paths import plan_paths
 from fourdgen.render import pick
-from fourdgen.report import table
-from fourdgen.scene.entries import camera_of, seconds_of
+from fourdgen.report import FourdgenError, table
 from fourdgen.scene.scene4d import Scene4D
 
 WHITE = torch.ones(3)
@@ -46,16 +48,23 @@ NEIGHBOURS = 6
 
 
 def filmed(scene: Scene4D, folder: Path) -> float:
+    """Mean PSNR of every fourth filmed frame inside the subject's box, drawn by the asset's own camera, found or given.
+
+    Raises FourdgenError where the folder has no pictures of them with alpha.
+    """
     truth, scores = read_truth(folder, scene), []
-    for entry in truth.inputs[::4]:
-        picture = truth.picture(entry) if entry.clip in scene.clips else None
-        if picture is None or entry.clip is None or entry.frame is None:
+    for entry, name, row in matched(scene, truth.inputs)[::4]:
+        picture = truth.picture(entry)
+        box = None if picture is None else metrics.mask_box((picture < 0.98).any(0))
+        if picture is None or box is None:
             continue
-        state = scene.at(entry.clip, seconds_of(scene.clips[entry.clip], entry.frame))
-        drawn = fourdgen.draw(state, camera_of(scene, entry), WHITE, RASTERIZER).rgb[0].permute(2, 0, 1).clamp(0, 1)
-        box = metrics.mask_box((picture < 0.98).any(0))
-        if box is not None:
-            scores.append(float(metrics.psnr(drawn[:, box[0], box[1]], picture[:, box[0], box[1]])))
+        clip = scene.clips[name]
+        camera = clip.cameras[row].resized((picture.shape[2], picture.shape[1]))
+        out = draw_as_filmed(clip, scene.at(name, float(clip.seconds[row])), camera, RASTERIZER)
+        drawn = out.rgb[0].permute(2, 0, 1).clamp(0, 1)
+        scores.append(float(metrics.psnr(drawn[:, box[0], box[1]], picture[:, box[0], box[1]])))
+    if not scores:
+        raise FourdgenError(f"{folder}: no filmed frames with alpha to compare with", "transforms.json must name them")
     return sum(scores) / len(scores)
 
 
@@ -101,7 +110,9 @@ def signals_of(assets: list[Path], folder: Path) -> list[dict[str, float]]:
     found, pictures, sides = [], [], None
     for path in assets:
         scene = fourdgen.load(path)
-        sides = sides or unfilmed(scene)  # of the first run for all of them
+        together = scene.world_from_input is not None  # else the runs have no world in common
+        if sides is None or scene.world_from_input is None:
+            sides = unfilmed(scene)  # of the first run for all of them, where they share a world
         trust, drawn = seen(scene, sides)
         moved, opacity = paths_of(scene), torch.sigmoid(scene.surfels.opacity)
         found.append({"filmed": filmed(scene, folder), "confidence": trust, "smooth": smooth(moved)})
@@ -109,7 +120,7 @@ def signals_of(assets: list[Path], folder: Path) -> list[dict[str, float]]:
         pictures.append(drawn)
     for i, mine in enumerate(pictures):
         others = [float(metrics.psnr(mine, other).mean()) for j, other in enumerate(pictures) if j != i]
-        if len(others) > 1:
+        if len(others) > 1 and together:
             found[i]["agreement"] = sum(others) / len(others)
     return found
 
@@ -145,6 +156,14 @@ def main() -> None:
     given = parser.parse_args()
     if given.bench is None:
         parser.error("--bench DIR or FOURDGEN_BENCH is needed")
+    try:
+        print(compared(given))
+    except FourdgenError as error:
+        sys.exit(str(error))
+
+
+def compared(given: argparse.Namespace) -> str:
+    """The table. Raises FourdgenError where nothing can be compared."""
     runs: dict[str, dict[str, float]] = {}
     pairs = []
     for scene in given.scenes.split(","):
@@ -155,12 +174,18 @@ def main() -> None:
         signals = signals_of([path.with_suffix(".ply") for path in results], Path(given.bench) / scene)
         for path, row in zip(results, signals, strict=True):
             result = json.loads(path.read_text())["result"]
+            if result["psnr"] is None or result["track"]["all"] is None:
+                raise FourdgenError(f"{path}: no PSNR or track error to compare by", "leave this scene out")
             runs[path.stem] = {**row, "psnr": result["psnr"], "track": result["track"]["all"]}
             print(path.stem, ", ".join(f"{name} {value:.3f}" for name, value in runs[path.stem].items()), flush=True)
         pairs += list(itertools.combinations([runs[path.stem] for path in results], 2))
     if given.json is not None:
         given.json.write_text(json.dumps(runs, indent=1))
-    print(judged(pairs) if pairs else "no scene has two finished runs")
+    if not pairs:
+        raise FourdgenError(
+            f"{given.runs}: no scene has two finished runs of track {given.track}", "benchmarks/quality.py makes them"
+        )
+    return judged(pairs)
 
 
 if __name__ == "__main__":

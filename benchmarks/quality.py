@@ -8,8 +8,10 @@ true cameras, masks are found; `unknown` both videos and nothing else; `one` vid
 a, of which every fourth frame trains and the frame midway is scored (all frames may find the poses). Each `--ablate`
 adds a run of everything with one ingredient switched off, or several that commas join.
 
-Finished runs of the same code and command are not run again, so an interrupted benchmark goes on where it was. Time is
-CPU-seconds of the whole reconstruction (poses included), not of the clock, so that a busy machine does not change it.
+`--record` compares a row with its last recording by the same recipe and settings, and a mean with that of the same
+scenes. Finished runs of the same code and command are not run again, so an interrupted benchmark goes on where it was.
+Time is CPU-seconds of the whole reconstruction (poses included), not of the clock, so that a busy machine does not
+change it.
 """
 
 from __future__ import annotations
@@ -30,11 +32,13 @@ from typing import Any
 
 import fourdgen
 from fourdgen import pipeline
+from fourdgen.config import recipe_folder
 from fourdgen.report import table
 
 SCENES = ("fox", "knight", "shiba", "varied/wolf", "varied/velociraptor", "varied/robot")
 TRACKS = ("known", "alone", "found", "unknown", "one", "between")
 FULL = "-"  # the label of runs with nothing switched off
+MEAN = "mean"  # how rows over several scenes begin
 NAMED = {"sampling": "sample.mode=uniform", "second-clip": ""}  # what off means where it is not 0; see ablation()
 # Heading, where the figure is in eval's result, format, and whether more is better.
 COLUMNS: tuple[tuple[str, tuple[str, ...], str, int], ...] = (
@@ -121,9 +125,10 @@ def inputs_of(run: Run, bench: Path) -> list[str]:
 
 
 def code_digest() -> str:
-    """Of everything in the package that can change a result."""
+    """Of everything that can change a result: the package and the recipes, which may lie beside it."""
     digest = hashlib.sha256()
-    for path in sorted(Path(fourdgen.__file__).parent.rglob("*")):
+    folders = (Path(fourdgen.__file__).parent, recipe_folder())
+    for path in sorted({path for folder in folders for path in folder.rglob("*")}):
         if path.suffix in (".py", ".so", ".toml"):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
@@ -193,14 +198,20 @@ def means(results: Mapping[Run, Mapping[str, Any]]) -> dict[str, dict[str, float
             if value is not None:
                 seeds[run.row][head].append(value)
     rows = {row: {head: sum(v) / len(v) for head, v in cells.items()} for row, cells in seeds.items()}
+    return rows | over_scenes(rows)
+
+
+def over_scenes(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean rows of rows that differ in the scene only, over the figures that all of them have."""
     scenes: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         scenes[row.split(" ", 1)[1]].append(row)
+    found = {}
     for rest, members in scenes.items():
         if len(members) > 1:
             shared = [head for head, *_ in COLUMNS if all(head in rows[row] for row in members)]
-            rows[f"mean {rest}"] = {head: sum(rows[row][head] for row in members) / len(members) for head in shared}
-    return rows
+            found[f"{MEAN} {rest}"] = {head: sum(rows[row][head] for row in members) / len(members) for head in shared}
+    return found
 
 
 def noise(results: Mapping[Run, Mapping[str, Any]]) -> dict[str, float]:
@@ -246,12 +257,35 @@ def _cell(spread: Mapping[str, float], head: str) -> str:
     return form.format(spread[head]) if head in spread else "-"
 
 
-def last_recorded(record: Path | None) -> dict[str, dict[str, float]]:
-    """Row -> figures, of the latest recording that has the row."""
-    rows: dict[str, dict[str, float]] = {}
+def last_recorded(
+    record: Path | None, recipe: str, settings: Sequence[str], rows: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """What `rows` are compared with: row -> figures of its latest recording with this recipe and these settings.
+
+    A recording's `asked` says with which recipe and settings its rows were made. The mean over scenes is taken anew, of
+    the recorded rows of the scenes that `rows` has, and is left out where one of them is not recorded: a mean over
+    other scenes would show a difference that nothing made.
+    """
+    last: dict[str, dict[str, float]] = {}
     for entry in json.loads(record.read_text()) if record is not None and record.is_file() else []:
-        rows |= entry["rows"]
-    return rows
+        if entry["asked"]["pipeline"] == recipe and sorted(entry["asked"]["set"]) == sorted(settings):
+            last |= {row: cells for row, cells in entry["rows"].items() if row in rows and not row.startswith(MEAN)}
+    averages = over_scenes(last)
+    for row in over_scenes(rows := {row: cells for row, cells in rows.items() if not row.startswith(MEAN)}):
+        members = [name for name in rows if name.split(" ", 1)[1] == row.split(" ", 1)[1]]
+        if all(name in last for name in members):
+            last[row] = averages[row]
+    return last
+
+
+def seeds_of(text: str) -> list[int]:
+    """Raises argparse.ArgumentTypeError for what are no whole numbers with commas between them."""
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give whole numbers with commas between them, such as 0,1"
+        ) from None
 
 
 def main() -> None:
@@ -260,7 +294,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/quality"))
     parser.add_argument("--scenes", default=",".join(SCENES))
     parser.add_argument("--tracks", default="known")
-    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--seeds", default="0,1", type=seeds_of)
     parser.add_argument("--pipeline", "-p", default="fast")
     parser.add_argument("--set", action="append", default=[], help="a setting for all runs")
     parser.add_argument("--ablate", action="append", default=[], help="also run without this ingredient; repeatable")
@@ -276,7 +310,7 @@ def main() -> None:
     for track in tracks:
         if track not in TRACKS:
             parser.error(f"--tracks {track}: choose from {', '.join(TRACKS)}")
-    runs = plan(scenes, tracks, [int(seed) for seed in given.seeds.split(",")], given.ablate)
+    runs = plan(scenes, tracks, given.seeds, given.ablate)
     given.out.mkdir(parents=True, exist_ok=True)
     code = code_digest()
     results: dict[Run, dict[str, Any]] = {}
@@ -295,13 +329,14 @@ def main() -> None:
     if given.json:
         print(json.dumps({"rows": rows, "noise": spread, "failures": failures}, indent=1))
     else:
-        print(printed(rows, spread, last_recorded(given.record)))
+        print(printed(rows, spread, last_recorded(given.record, given.pipeline, given.set, rows)))
         for failure in failures:
             print(failure)
     if given.record is not None:
         entries = json.loads(given.record.read_text()) if given.record.is_file() else []
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        asked = {key: getattr(given, key) for key in ("pipeline", "tracks", "scenes", "seeds", "set", "ablate")}
+        asked = {key: getattr(given, key) for key in ("pipeline", "tracks", "scenes", "set", "ablate")}
+        asked["seeds"] = ",".join(map(str, given.seeds))
         kept = {row: {head: round(value, 4) for head, value in cells.items()} for row, cells in rows.items()}
         entries.append({"date": stamp, "code": code, "asked": asked, "rows": kept, "noise": spread})
         given.record.write_text(json.dumps(entries, indent=1) + "\n")

@@ -22,15 +22,18 @@ import torch
 
 import fourdgen
 from fourdgen.evaluate.mesh import Mesh, face_normals, rasterize, read_mesh
+from fourdgen.evaluate.pictures import draw_as_filmed, shown
 from fourdgen.evaluate.tracks import carried_points, outside
 from fourdgen.evaluate.truth import Truth, View, read_truth
 from fourdgen.fit import metrics
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3
+from fourdgen.render import pick
+from fourdgen.report import FourdgenError
 from fourdgen.scene.entries import camera_of
 from fourdgen.scene.scene4d import Scene4D
 
-WHITE = torch.ones(3)
+RASTERIZER = pick("auto", "cpu")
 SHOWN = 400  # points in a tracks picture
 CELL = 256  # pixels
 
@@ -91,7 +94,8 @@ def as_filmed(scene: Scene4D, truth: Truth, view: View) -> float | None:
     for entry in truth.inputs:
         if (entry.clip, entry.frame) == (view.clip, view.entry.frame):
             picture = truth.picture(entry)
-            out = fourdgen.draw(scene.at(view.clip, view.seconds), camera_of(scene, entry), background=WHITE)
+            clip, state = scene.clips[view.clip], scene.at(view.clip, view.seconds)
+            out = draw_as_filmed(clip, state, camera_of(scene, entry), RASTERIZER)
             return None if picture is None else float(metrics.psnr(out.rgb[0].permute(2, 0, 1).clamp(0, 1), picture))
     return None
 
@@ -118,7 +122,6 @@ def track_parts(scene: Scene4D, mesh: Mesh, clip: str, truth: Truth) -> tuple[fl
     return float(sums[0] / sums[3]), float(sums[1] / sums[3]), float(sums[2] / sums[3])
 
 
-@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", type=Path, default=os.environ.get("FOURDGEN_BENCH"))
@@ -129,20 +132,31 @@ def main() -> None:
         help="a scene.ply with known cameras; default: what benchmarks/quality.py made of the scene",
     )
     parser.add_argument("--out", type=Path, default=Path("build/sheets"))
-    parser.add_argument("--worst", type=int, default=5)
+    parser.add_argument("--worst", type=int, default=5, help="how many of the worst pictures, 0 for none")
     given = parser.parse_args()
     if given.bench is None:
         parser.error("--bench DIR or FOURDGEN_BENCH is needed")
+    if given.worst < 0:
+        parser.error(f"--worst {given.worst}: give 0 or more")
     given.asset = given.asset or Path("build/quality") / f"{given.scene.replace('/', '_')}.known.-.s0.ply"
+    try:
+        sheets(given)
+    except FourdgenError as error:
+        sys.exit(str(error))
+
+
+@torch.no_grad()
+def sheets(given: argparse.Namespace) -> None:
+    """Draws and prints. Raises FourdgenError for an asset or a scene that cannot be read."""
     scene = fourdgen.load(given.asset)
     if scene.world_from_input is None:
-        sys.exit(f"{given.asset}: sheets need an asset with known cameras")
+        raise FourdgenError(f"{given.asset}: its cameras were found", "sheets need an asset with known cameras")
     truth = read_truth(Path(given.bench) / given.scene, scene)
     given.out.mkdir(parents=True, exist_ok=True)
     name = given.scene.replace("/", "_")
     scored = []
     for view in truth.views:
-        out = fourdgen.draw(scene.at(view.clip, view.seconds), camera_of(scene, view.entry), background=WHITE)
+        out = shown(scene, view, scene.world_from_input, RASTERIZER)
         drawn = out.rgb[0].permute(2, 0, 1).clamp(0, 1)
         scored.append((float(metrics.psnr(drawn, view.rgb)), view, drawn))
     scored.sort(key=lambda row: row[0])
@@ -153,13 +167,14 @@ def main() -> None:
         mesh = read_mesh(truth.folder, view.clip)
         true = Cameras(view.entry.cam_from_input[None].float(), view.entry.K.float()[None], view.entry.size)
         ours = camera_of(scene, view.entry)
-        drawn = fourdgen.draw(scene.at(view.clip, view.seconds), ours, background=WHITE).rgb[0]
+        drawn = shown(scene, view, scene.world_from_input, RASTERIZER).rgb[0]
         cells: list[torch.Tensor | np.ndarray] = [view.rgb.permute(1, 2, 0), drawn.clamp(0, 1)]
         if mesh is not None:
             cells += [true_normals(mesh, view, true), drawn_normals(scene, view, ours)]
             cells.append(tracks(scene, mesh, view, scene.world_from_input, true))
         rows.append(np.concatenate([picture(np.asarray(cell)[subject_of(view)]) for cell in cells], 1))
-    cv2.imwrite(str(given.out / f"{name}.png"), np.concatenate(rows)[..., ::-1])
+    if rows:
+        cv2.imwrite(str(given.out / f"{name}.png"), np.concatenate(rows)[..., ::-1])
 
     columns = []
     for psnr, view, drawn in scored[: given.worst]:
@@ -169,12 +184,13 @@ def main() -> None:
         filmed = as_filmed(scene, truth, view)
         beside = "" if filmed is None else f"  as filmed {filmed:.1f} dB"
         print(f"{psnr:.2f} dB  {view.entry.file_path}  clip {view.clip} frame {view.entry.frame}{beside}")
-    cv2.imwrite(str(given.out / f"{name}_worst.png"), np.concatenate(columns, 1)[..., ::-1])
+    if columns:
+        cv2.imwrite(str(given.out / f"{name}_worst.png"), np.concatenate(columns, 1)[..., ::-1])
     mesh = read_mesh(truth.folder, scored[0][1].clip)
     if mesh is not None:
         whole, along, left = track_parts(scene, mesh, scored[0][1].clip, truth)
         print(f"tracks {whole:.0%} wrong, {along:.0%} along the lines of sight, {left:.0%} without the common shift")
-    print(given.out / f"{name}.png", given.out / f"{name}_worst.png")
+    print(*(given.out / f"{name}{end}.png" for end, made in (("", rows), ("_worst", columns)) if made))
 
 
 if __name__ == "__main__":

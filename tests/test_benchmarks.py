@@ -6,10 +6,16 @@ import argparse
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+
+from fourdgen.geometry.transforms import Sim3, so3_exp
+from fourdgen.scene import files
+from tests.toy import toy_scene, write_filmed, write_truth
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -84,12 +90,113 @@ def test_means_noise_and_changes(quality: ModuleType) -> None:
     assert "noise of one run" in text
 
 
+def recorded(folder: Path, *entries: tuple[str, list[str], dict[str, float]]) -> Path:
+    """A record of (recipe, settings, PSNR by row)."""
+    path = folder / "record.json"
+    content = [
+        {"asked": {"pipeline": recipe, "set": settings}, "rows": {row: {"PSNR": psnr} for row, psnr in rows.items()}}
+        for recipe, settings, rows in entries
+    ]
+    path.write_text(json.dumps(content))
+    return path
+
+
 def test_the_latest_recording_of_a_row_counts(quality: ModuleType, tmp_path: Path) -> None:
-    record = tmp_path / "record.json"
-    assert quality.last_recorded(record) == {}
-    rows = [{"fox known -": {"PSNR": 26.0}, "knight known -": {"PSNR": 22.0}}, {"fox known -": {"PSNR": 27.0}}]
-    record.write_text(json.dumps([{"rows": each} for each in rows]))
-    assert quality.last_recorded(record) == {"fox known -": {"PSNR": 27.0}, "knight known -": {"PSNR": 22.0}}
+    rows = {"fox known -": {}, "knight known -": {}, "mean known -": {}}
+    assert quality.last_recorded(tmp_path / "record.json", "fast", [], rows) == {}
+    first = {"fox known -": 26.0, "knight known -": 22.0, "mean known -": 24.0, "shiba known -": 10.0}
+    record = recorded(tmp_path, ("fast", [], first), ("fast", [], {"fox known -": 27.0}))
+    last = quality.last_recorded(record, "fast", [], rows)
+    assert last["fox known -"] == {"PSNR": 27.0} and last["knight known -"] == {"PSNR": 22.0}
+    assert "shiba known -" not in last
+
+
+def test_a_mean_is_compared_over_its_own_scenes(quality: ModuleType, tmp_path: Path) -> None:
+    six = {"fox known -": 26.0, "knight known -": 22.0, "robot known -": 33.0, "mean known -": 27.0}
+    record = recorded(tmp_path, ("fast", [], six))
+    rows = {row: {"PSNR": 25.0} for row in ("fox known -", "knight known -", "mean known -")}
+    assert quality.last_recorded(record, "fast", [], rows)["mean known -"] == {"PSNR": 24.0}
+    assert (
+        "25.00 (+1.00)" in quality.printed(rows, {}, quality.last_recorded(record, "fast", [], rows)).splitlines()[-1]
+    )
+    rows["wolf known -"] = {"PSNR": 25.0}
+    assert "mean known -" not in quality.last_recorded(record, "fast", [], rows)  # the wolf was never recorded
+
+
+def test_other_recipes_and_settings_are_other_rows(quality: ModuleType, tmp_path: Path) -> None:
+    rows = {"fox known -": {"PSNR": 25.0}}
+    steps = ["train.steps=[60]", "train.bones=3"]
+    record = recorded(
+        tmp_path,
+        ("fast", [], {"fox known -": 26.0}),
+        ("quality", [], {"fox known -": 28.0}),
+        ("fast", steps, {"fox known -": 15.0}),
+    )
+    for recipe, settings, psnr in (("fast", [], 26.0), ("quality", [], 28.0), ("fast", steps[::-1], 15.0)):
+        assert quality.last_recorded(record, recipe, settings, rows) == {"fox known -": {"PSNR": psnr}}
+    assert quality.last_recorded(record, "max", [], rows) == {}
+
+
+def test_what_is_recorded_can_be_read(quality: ModuleType) -> None:
+    rows = {f"{scene} known -": {} for scene in quality.SCENES}
+    last = quality.last_recorded(FOLDER / "recorded" / "quality.json", "fast", [], rows | {"mean known -": {}})
+    assert set(last) == {*rows, "mean known -"}
+    assert last["mean known -"]["PSNR"] == pytest.approx(sum(last[row]["PSNR"] for row in rows) / 6)
+
+
+def test_a_recipe_belongs_to_the_code(quality: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of a recipe that has been edited since are not taken for today's."""
+    (tmp_path / "fast.toml").write_text("train.steps = [1]")
+    monkeypatch.setattr(quality, "recipe_folder", lambda: tmp_path)
+    before = quality.code_digest()
+    assert quality.code_digest() == before
+    (tmp_path / "fast.toml").write_text("train.steps = [2]")
+    assert quality.code_digest() != before
+
+
+def test_wrong_requests_are_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Not by a traceback: by an exit that fails and says why."""
+
+    def refused(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, "--bench", str(tmp_path), *arguments])
+        with pytest.raises(SystemExit) as exit:
+            script(name).main()
+        assert exit.value.code not in (0, None)
+        return f"{exit.value.code} {capsys.readouterr().err}"
+
+    assert "give whole numbers" in refused("quality", "--seeds", "x")
+    assert "nope.ply" in refused("sheets", "--asset", str(tmp_path / "nope.ply"))
+    files.write(tmp_path / "toy.ply", replace(toy_scene(), world_from_input=Sim3.identity()))
+    toy = ("--asset", str(tmp_path / "toy.ply"), "--out", str(tmp_path))
+    assert "nosuch: no held-out views" in refused("sheets", *toy, "--scene", "nosuch")
+    assert "--worst" in refused("sheets", *toy, "--worst", "-1")
+    assert "no scene has two finished runs" in refused("choice", "--runs", str(tmp_path))
+
+
+def test_a_sheet_without_worst_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = replace(toy_scene(), world_from_input=Sim3.identity())
+    files.write(tmp_path / "toy.ply", scene)
+    write_truth(tmp_path, scene, Sim3.identity())
+    asked = ["--bench", str(tmp_path.parent), "--scene", tmp_path.name, "--asset", str(tmp_path / "toy.ply")]
+    monkeypatch.setattr(sys, "argv", ["sheets", *asked, "--out", str(tmp_path / "out"), "--worst", "0"])
+    script("sheets").main()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{tmp_path.name}.png"]
+
+
+def test_filmed_frames_are_drawn_by_the_assets_own_cameras(tmp_path: Path) -> None:
+    """The choice between runs must not need a mapping to the truth's world, which assets with found cameras lack."""
+    scene = toy_scene()
+    world = Sim3(2.0, so3_exp(torch.tensor([0.5, -1.0, 2.0]).double()), torch.tensor([3.0, 0.0, 1.0]).double())
+    write_truth(tmp_path, scene, world)
+    for name, clip in scene.clips.items():
+        (tmp_path / name).mkdir()
+        for i in range(len(clip.seconds)):
+            write_filmed(tmp_path / name / f"{i:04d}.png", scene, name, i, clip.cameras[i])
+    choice = script("choice")
+    assert choice.filmed(scene, tmp_path) > 40
+    assert choice.filmed(replace(scene, world_from_input=world), tmp_path) > 40
 
 
 def test_a_failing_command_is_told_and_a_good_one_timed(quality: ModuleType, tmp_path: Path) -> None:

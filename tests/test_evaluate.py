@@ -12,17 +12,19 @@ import torch
 
 from fourdgen.data.cameras_io import read_camera_entries
 from fourdgen.evaluate import evaluate, table
+from fourdgen.fit import lpips as perceptual
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3, dual_quat, dual_quat_right, quat_from_matrix, quat_to_matrix, so3_exp
 from fourdgen.playback import RenderRequest, render
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
-from fourdgen.scene.scene4d import Scene4D
-from tests.toy import FRAMES, toy_scene, write_truth
+from fourdgen.scene.scene4d import Scene4D, SceneClip
+from fourdgen.scene.surfels import Surfels
+from tests.toy import FRAMES, ellipsoid, toy_scene, write_truth
 
 WORLD = Sim3(1.3, so3_exp(torch.tensor([0.5, -1.0, 2.0]).double()), torch.tensor([0.5, 0.2, -3.0]).double())
 KEYS = {
-    *("psnr", "ssim", "lpips", "iou", "box_psnr"),
+    *("psnr", "ssim", "lpips", "iou", "box_psnr", "box_ssim", "box_lpips", "box_iou", "lpips_net"),
     *("strict_psnr", "strict_ssim", "strict_lpips", "strict_iou", "strict_box_psnr"),
     *(
         "chamfer",
@@ -73,6 +75,10 @@ def test_the_truth_itself_scores_high(tmp_path: Path, truth: Path) -> None:
     assert result["pose"]["lt6"] == 1
     assert result["focal_error"] < 1e-6
     assert result["views"] == 8
+    assert result["box_psnr"] > 45
+    assert result["box_ssim"] > 0.999
+    assert result["box_iou"] > 0.99
+    assert result["notes"] == []
     json.dumps(result)  # plain numbers only
 
 
@@ -84,6 +90,73 @@ def test_known_cameras_are_scored_as_they_are(tmp_path: Path, truth: Path) -> No
     wrong = scored(tmp_path, replace(toy_scene(), world_from_input=off.compose(WORLD)), truth)
     assert wrong["psnr"] == wrong["strict_psnr"] < 25  # known cameras are never registered
     assert wrong["instant_psnr"] is None
+
+
+def toned(scene: Scene4D, gain: list[float], bias: float) -> Scene4D:
+    """The scene with clip a filmed in these colours."""
+    clip = replace(scene.clips["a"], gain=torch.tensor(gain), bias=torch.full((3,), bias))
+    return replace(scene, clips={**scene.clips, "a": clip})
+
+
+def test_pictures_are_compared_in_the_colours_of_their_clip(tmp_path: Path) -> None:
+    """A clip that was filmed darker is scored against its own pictures; an asset that does not know so is off."""
+    scene = replace(toy_scene(), world_from_input=WORLD)
+    dark = toned(scene, [0.6, 0.5, 0.6], 0.02)
+    write_truth(tmp_path, dark, WORLD)
+    right, wrong = scored(tmp_path, dark, tmp_path), scored(tmp_path, toned(scene, [1.0] * 3, 0.0), tmp_path)
+    assert right["psnr"] > 50 > 28 > wrong["psnr"]
+    assert right["confidence_base"] is None or right["confidence_base"] < 0.01  # share of wrong pixels
+    assert wrong["confidence_base"] > 0.3
+
+
+def test_the_box_counts_what_is_inside_it_alone(tmp_path: Path, truth: Path) -> None:
+    """Something beside the subject costs the whole picture, and its box less or nothing."""
+    scene = replace(toy_scene(), world_from_input=WORLD)
+    beside = ellipsoid([0.0, -0.9, 0.0], [0.12, 0.05, 0.12], 100, [[0.0, 0.0, 0.0]] * 2)
+    beside = replace(beside, bone_ids=torch.zeros(100, 4).int(), bone_weights=torch.eye(4)[:1].expand(100, 4))
+    names = ("means", "quats", "log_scales", "opacity", "sh", "confidence", "bone_ids", "bone_weights")
+    both = {n: torch.cat([getattr(scene.surfels, n), getattr(beside, n)]) for n in names}
+    result = scored(tmp_path, replace(scene, surfels=Surfels(**both)), truth)
+    assert result["psnr"] < 35 < result["box_psnr"]
+    assert result["iou"] < 0.99 < result["box_iou"]
+    assert result["ssim"] < 0.995 < result["box_ssim"]
+
+
+def test_the_net_of_lpips_is_named(tmp_path: Path, truth: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = replace(toy_scene(), world_from_input=WORLD)
+    monkeypatch.setattr(perceptual, "load", lambda: perceptual.Lpips().eval().requires_grad_(False))
+    result = scored(tmp_path, scene, truth)
+    assert result["lpips_net"] == "AlexNet"
+    assert result["lpips"] is not None and result["box_lpips"] is not None
+    assert "LPIPS (AlexNet)" in table(result)
+    monkeypatch.setattr(perceptual, "load", lambda: None)
+    without = scored(tmp_path, scene, truth)
+    assert without["lpips_net"] is without["lpips"] is without["box_lpips"] is None
+    assert "AlexNet" not in table(without)
+
+
+def test_held_out_frames_that_the_asset_never_saw_are_told(tmp_path: Path, truth: Path) -> None:
+    """The truth shows frames 0, 3, 6 and 9, each twice; the asset has seen clip a up to frame 5."""
+    scene = replace(toy_scene(), world_from_input=WORLD)
+    clip = scene.clips["a"]
+    short = SceneClip("a", clip.seconds[:6], clip.frame_ids[:6], clip.cameras[:6], clip.gain, clip.bias)
+    result = scored(tmp_path, replace(scene, clips={**scene.clips, "a": short}), truth)
+    assert len(result["notes"]) == 1
+    assert "4 of 8 held-out views of clip a show frames outside 0 to 5" in result["notes"][0]
+    assert "note: 4 of 8" in table(result)
+
+
+@pytest.mark.parametrize("frame", [100, -3])
+def test_held_out_frames_that_the_true_surface_lacks_are_refused(tmp_path: Path, frame: int) -> None:
+    scene = replace(toy_scene(), world_from_input=WORLD)
+    write_truth(tmp_path, scene, WORLD)
+    write_mesh(tmp_path, scene)
+    path = tmp_path / "truth" / "transforms.json"
+    entries = json.loads(path.read_text())
+    entries["frames"][2]["frame"] = frame
+    path.write_text(json.dumps(entries))
+    with pytest.raises(FourdgenError, match=f"frame {frame} of clip a, whose true surface .* has frames 0 to 11"):
+        scored(tmp_path, scene, tmp_path)
 
 
 def test_a_misplaced_scene_is_recovered_by_registration(tmp_path: Path, truth: Path) -> None:
@@ -120,8 +193,11 @@ def test_a_body_that_swings_with_its_cameras_scores_high_instant_by_instant(tmp_
     assert "each instant" in table(result)
 
 
-def test_saved_cameras_draw_the_scored_pictures(tmp_path: Path, truth: Path) -> None:
-    result = scored(tmp_path, toy_scene(), truth, save_cameras=tmp_path / "cams.json")
+def test_saved_cameras_draw_the_scored_pictures(tmp_path: Path) -> None:
+    """Of a clip that has the asset's colours, which is what free cameras show."""
+    truth, scene = tmp_path, toned(toy_scene(), [1.0] * 3, 0.0)
+    write_truth(truth, scene, WORLD)
+    result = scored(tmp_path, scene, truth, save_cameras=tmp_path / "cams.json")
     out = render(
         tmp_path / "scene.ply",
         RenderRequest(cameras=tmp_path / "cams.json", background="white", output=tmp_path / "out"),

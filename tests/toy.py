@@ -101,7 +101,10 @@ def entries_in(world: Sim3, cameras: Cameras, clip: str, frames: list[int], pref
 
 
 def write_truth(folder: Path, scene: Scene4D, root_from_truth: Sim3) -> None:
-    """transforms.json with the scene's own cameras, truth/ with pictures from elsewhere, all in the truth's world."""
+    """transforms.json with the scene's own cameras, truth/ with pictures from elsewhere, all in the truth's world.
+
+    The pictures have the colours of the clip that they show, not those of the asset.
+    """
     inputs = [
         entry
         for clip in scene.clips.values()
@@ -116,7 +119,13 @@ def write_truth(folder: Path, scene: Scene4D, root_from_truth: Sim3) -> None:
         folder / "truth" / "transforms.json", entries_in(root_from_truth, cameras, "a", frames, "val")
     )
     for i, frame in enumerate(frames):
-        out = draw(scene.at("a", float(scene.clips["a"].seconds[frame])), cameras[i])
-        straight = out.rgb[0] / out.alpha[0, ..., None].clamp_min(1e-6)
-        rgba = torch.cat([straight, out.alpha[0, ..., None]], -1).clamp(0, 1).mul(255).round().byte().numpy()
-        cv2.imwrite(str(folder / "truth" / "val" / f"{i:04d}.png"), np.ascontiguousarray(rgba[..., [2, 1, 0, 3]]))
+        write_filmed(folder / "truth" / "val" / f"{i:04d}.png", scene, "a", frame, cameras[i])
+
+
+def write_filmed(path: Path, scene: Scene4D, name: str, frame: int, camera: Cameras) -> None:
+    """A frame of a clip from anywhere, with alpha, in the colours in which the clip was filmed."""
+    clip = scene.clips[name]
+    out = draw(scene.at(name, float(clip.seconds[frame])), camera)
+    straight = out.rgb[0] / out.alpha[0, ..., None].clamp_min(1e-6) * clip.gain + clip.bias
+    rgba = torch.cat([straight, out.alpha[0, ..., None]], -1).clamp(0, 1).mul(255).round().byte().numpy()
+    cv2.imwrite(str(path), np.ascontiguousarray(rgba[..., [2, 1, 0, 3]]))

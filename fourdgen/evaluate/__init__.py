@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,21 @@ from fourdgen import workspace
 from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
 from fourdgen.evaluate import confidence, surface
 from fourdgen.evaluate.in_time import flicker, interpolation
-from fourdgen.evaluate.mesh import read_mesh
+from fourdgen.evaluate.mesh import Mesh, read_mesh
+from fourdgen.evaluate.pictures import PICTURES, picture_scores, shown
 from fourdgen.evaluate.register import register, register_instants
 from fourdgen.evaluate.tracks import track_error
 from fourdgen.evaluate.truth import Truth, View, matched, read_truth
 from fourdgen.fit import lpips as perceptual
-from fourdgen.fit import metrics
 from fourdgen.geometry.fit import rotation_errors, similarity_between
 from fourdgen.geometry.transforms import Sim3, rotation_angle_degrees
-from fourdgen.render import Rasterizer, RenderOut, draw
+from fourdgen.render import Rasterizer
 from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.report import table as columns
 from fourdgen.scene import files
 from fourdgen.scene.entries import camera_of
 from fourdgen.scene.scene4d import Scene4D
-
-PICTURES = ("psnr", "ssim", "lpips", "iou", "box_psnr")
 
 
 def evaluate(
@@ -52,19 +50,21 @@ def evaluate(
     notes = [] if judge is not None else ["lpips: its weights are not here; `fourdgen doctor --fetch` gets them"]
     if truth.skipped:
         notes.append(f"{truth.skipped} held-out pictures show clips that the scene does not have")
+    meshes = _meshes(scene, truth)
+    notes += _never_seen(scene, truth.views)
     found = matched(scene, truth.inputs)
     strict, registered = _mappings(scene, truth, found, rasterizer, report, notes)
-    result: dict[str, Any] = dict.fromkeys(PICTURES)
+    result: dict[str, Any] = {"lpips_net": None if judge is None else perceptual.NET, **dict.fromkeys(PICTURES)}
     if registered is not None:
-        result |= _picture_scores(scene, truth.views, [registered] * len(truth.views), rasterizer, judge)
+        result |= picture_scores(scene, truth.views, [registered] * len(truth.views), rasterizer, judge)
     result |= dict.fromkeys(f"strict_{key}" for key in PICTURES)
     if strict is not None:
         same = strict is registered
         scores = {key: result[key] for key in PICTURES}
-        scores = scores if same else _picture_scores(scene, truth.views, [strict] * len(truth.views), rasterizer, judge)
+        scores = scores if same else picture_scores(scene, truth.views, [strict] * len(truth.views), rasterizer, judge)
         result |= {f"strict_{key}": value for key, value in scores.items()}
     result |= _instant_scores(scene, truth.views, registered, rasterizer, judge, report)
-    result |= _surface_scores(scene, truth, registered, rasterizer)
+    result |= _surface_scores(scene, truth, meshes, registered, rasterizer)
     result |= {"flicker": None}
     if registered is not None:
         result["flicker"] = _flicker(scene, truth.views, registered, rasterizer)
@@ -87,6 +87,36 @@ def evaluate(
         workspace.make_folder(save_cameras.parent, report)
         _save(save_cameras, scene, truth.views, registered)
     return result
+
+
+def _meshes(scene: Scene4D, truth: Truth) -> dict[str, Mesh]:
+    """The true surfaces of the scene's clips that have one. Raises FourdgenError for a held-out view of a frame that
+    its clip's surface does not have."""
+    meshes = {clip: mesh for clip in scene.clips if (mesh := read_mesh(truth.folder, clip)) is not None}
+    for view in truth.views:
+        mesh, frame = meshes.get(view.clip), view.entry.frame
+        if mesh is not None and frame is not None and not 0 <= frame < len(mesh.vertices):
+            raise FourdgenError(
+                f"{truth.folder / view.entry.file_path}: it shows frame {frame} of clip {view.clip}, whose true "
+                f"surface (mesh_{view.clip}.npz) has frames 0 to {len(mesh.vertices) - 1}",
+                "give held-out views the numbers of frames of that surface, or take the surface away",
+            )
+    return meshes
+
+
+def _never_seen(scene: Scene4D, views: list[View]) -> list[str]:
+    """A note for each clip of which held-out views show times that the asset was not made from."""
+    notes = []
+    for name, clip in scene.clips.items():
+        first, last = int(clip.frame_ids.min()), int(clip.frame_ids.max())
+        frames = [view.entry.frame for view in views if view.clip == name and view.entry.frame is not None]
+        outside = sum(not first <= frame <= last for frame in frames)
+        if outside:
+            notes.append(
+                f"{outside} of {len(frames)} held-out views of clip {name} show frames outside {first} to {last}, of "
+                "which the asset was made: they are scored with its motion held at the nearer end"
+            )
+    return notes
 
 
 def _mappings(
@@ -113,48 +143,7 @@ def _mappings(
 
 @torch.no_grad()
 def _flicker(scene: Scene4D, views: list[View], root_from_truth: Sim3, rasterizer: Rasterizer) -> float | None:
-    return flicker(views, lambda view: _shown(scene, view, root_from_truth, rasterizer))
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    rgb: torch.Tensor  # [3 h w]
-    alpha: torch.Tensor  # [h w]
-
-
-@torch.no_grad()
-def _draw(scene: Scene4D, view: View, root_from_truth: Sim3, rasterizer: Rasterizer) -> _Drawn:
-    out = _shown(scene, view, root_from_truth, rasterizer)
-    return _Drawn(out.rgb[0].permute(2, 0, 1).clamp(0, 1), out.alpha[0])
-
-
-def _shown(scene: Scene4D, view: View, root_from_truth: Sim3, rasterizer: Rasterizer) -> RenderOut:
-    cameras = camera_of(scene, view.entry, root_from_truth)
-    return draw(scene.at(view.clip, view.seconds), cameras, background=torch.ones(3), rasterizer=rasterizer)
-
-
-@torch.no_grad()
-def _picture_scores(
-    scene: Scene4D,
-    views: list[View],
-    root_from_truth: list[Sim3],
-    rasterizer: Rasterizer,
-    judge: perceptual.Lpips | None,
-) -> dict[str, float | None]:
-    """Means over the held-out views, on white. `root_from_truth`: one a view."""
-    rows: dict[str, list[float]] = {key: [] for key in PICTURES}
-    for view, mapping in zip(views, root_from_truth, strict=True):
-        drawn = _draw(scene, view, mapping, rasterizer)
-        rows["psnr"].append(float(metrics.psnr(drawn.rgb, view.rgb)))
-        rows["ssim"].append(float(metrics.ssim(drawn.rgb[None], view.rgb[None])[0]))
-        if judge is not None and min(view.entry.size) >= perceptual.LEAST_SIDE:
-            rows["lpips"].append(float(judge(drawn.rgb[None], view.rgb[None])[0]))
-        mask = view.alpha > 0.5
-        rows["iou"].append(float(metrics.iou(drawn.alpha[None] > 0.5, mask[None])[0]))
-        box = metrics.mask_box(mask)
-        if box is not None:
-            rows["box_psnr"].append(float(metrics.psnr(drawn.rgb[:, box[0], box[1]], view.rgb[:, box[0], box[1]])))
-    return {key: sum(values) / len(values) if values else None for key, values in rows.items()}
+    return flicker(views, lambda view: shown(scene, view, root_from_truth, rasterizer))
 
 
 def _instant_scores(
@@ -172,13 +161,13 @@ def _instant_scores(
     if registered is None or scene.world_from_input is not None:
         return result
     each = register_instants(scene, views, registered, rasterizer, report)
-    scores = _picture_scores(scene, views, each, rasterizer, judge)
+    scores = picture_scores(scene, views, each, rasterizer, judge)
     turns = rotation_angle_degrees(registered.rotation[None], torch.stack([one.rotation for one in each]))
     return {**{f"instant_{key}": value for key, value in scores.items()}, "instant_turn": float(turns.median())}
 
 
 def _surface_scores(
-    scene: Scene4D, truth: Truth, root_from_truth: Sim3 | None, rasterizer: Rasterizer
+    scene: Scene4D, truth: Truth, meshes: Mapping[str, Mesh], root_from_truth: Sim3 | None, rasterizer: Rasterizer
 ) -> dict[str, Any]:
     """Distance, normals and tracks of the clip that the held-out views show; tracks of every clip with a true mesh."""
     nothing = dict.fromkeys(("all", "fast", "hidden", "covered"))
@@ -187,10 +176,7 @@ def _surface_scores(
     if root_from_truth is None:
         return result
     shown = next((view.clip for view in truth.views if view.entry.frame is not None), None)
-    for clip in scene.clips:
-        mesh = read_mesh(truth.folder, clip)
-        if mesh is None:
-            continue
+    for clip, mesh in meshes.items():
         result["track_by_clip"][clip] = asdict(track_error(scene, clip, mesh, root_from_truth, truth.inputs))
         if clip == shown:
             scores = surface.score(scene, clip, mesh, truth.views, root_from_truth, rasterizer)
@@ -242,8 +228,9 @@ def _save(path: Path, scene: Scene4D, views: list[View], root_from_truth: Sim3) 
 def table(result: Mapping[str, Any]) -> str:
     """The figures as people read them."""
     known = result["known_cameras"]
-    head = ("", "PSNR", "SSIM", "LPIPS", "IoU", "box PSNR")
-    formats = ("{:.2f}", "{:.4f}", "{:.4f}", "{:.3f}", "{:.2f}")
+    net = f" ({result['lpips_net']})" if result["lpips_net"] is not None else ""
+    head = ("", "PSNR", "SSIM", f"LPIPS{net}", "IoU", "box PSNR", "box SSIM", "box LPIPS", "box IoU")
+    formats = ("{:.2f}", "{:.4f}", "{:.4f}", "{:.3f}") * 2
 
     def row(label: str, prefix: str) -> tuple[str, ...]:
         return (label, *(_cell(result[prefix + key], form) for key, form in zip(PICTURES, formats)))

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fourdgen.evaluate.pictures import draw_as_filmed
 from fourdgen.evaluate.truth import View
 from fourdgen.fit.confidence import pixel_confidence
 from fourdgen.geometry.transforms import Sim3
-from fourdgen.render import Rasterizer, draw
+from fourdgen.render import Rasterizer
 from fourdgen.scene.entries import camera_of
 from fourdgen.scene.scene4d import Scene4D
 
@@ -36,7 +37,7 @@ def judge(scene: Scene4D, views: list[View], root_from_truth: Sim3, rasterizer: 
     for view in views:
         camera = camera_of(scene, view.entry, root_from_truth)
         state = scene.at(view.clip, view.seconds)
-        out = draw(state, camera, background=torch.ones(3), rasterizer=rasterizer)
+        out = draw_as_filmed(scene.clips[view.clip], state, camera, rasterizer)
         drawn, true = out.alpha[0] > 0.5, view.alpha > 0.5
         difference = (out.rgb[0].permute(2, 0, 1).clamp(0, 1) - view.rgb).abs().amax(0)
         union = drawn | true

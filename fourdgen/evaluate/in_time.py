@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fourdgen.evaluate.pictures import draw_as_filmed
 from fourdgen.evaluate.truth import Truth, View
 from fourdgen.fit import lpips as perceptual
 from fourdgen.fit import metrics
-from fourdgen.render import Rasterizer, RenderOut, draw
+from fourdgen.render import Rasterizer, RenderOut
 from fourdgen.scene.scene4d import EVERY, Scene4D
 
 
@@ -59,7 +60,8 @@ def interpolation(
 ) -> dict[str, float | None] | None:
     """Vidu4D's protocol (arXiv 2405.16822): every nth frame trains, the frame midway between two of them is scored.
 
-    Pictures are those of the input cameras; the asset is drawn by its own cameras, found or given. The poses of all
+    Pictures are those of the input cameras; the asset is drawn by its own cameras, found or given,
+    in the clip's own colours. The poses of all
     frames may have been found with all frames in sight: what is held out is the training of surfels and motion.
     `nearest_psnr` is the training frame before, taken as the prediction. None unless the scene was trained so and the
     truth folder has pictures of the input frames with alpha.
@@ -77,7 +79,7 @@ def interpolation(
             if rgb is None or last is None:
                 continue
             cameras = clip.cameras[row].resized((rgb.shape[2], rgb.shape[1]))
-            out = draw(scene.at(name, float(clip.seconds[row])), cameras, torch.ones(3), rasterizer)
+            out = draw_as_filmed(clip, scene.at(name, float(clip.seconds[row])), cameras, rasterizer)
             picture: Float[Tensor, "3 h w"] = out.rgb[0].permute(2, 0, 1).clamp(0, 1)
             rows["psnr"].append(float(metrics.psnr(picture, rgb)))
             rows["ssim"].append(float(metrics.ssim(picture[None], rgb[None])[0]))

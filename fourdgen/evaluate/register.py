@@ -11,13 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen.adam import Adam
+from fourdgen.evaluate.pictures import draw_as_filmed
 from fourdgen.evaluate.truth import View
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3, rigid, so3_exp
-from fourdgen.render import Rasterizer, draw
+from fourdgen.render import Rasterizer
 from fourdgen.report import Reporter, Silent
 from fourdgen.scene.files import extent
-from fourdgen.scene.scene4d import Scene4D
+from fourdgen.scene.scene4d import Scene4D, SceneClip
 from fourdgen.scene.surfels import Surfels
 
 
@@ -40,6 +41,7 @@ CHECKED = 64  # pictures by which candidates are compared
 class _Group:
     """Held-out pictures of one time and size."""
 
+    clip: SceneClip
     surfels: Surfels
     entries: Cameras  # in the truth's world
     rgb: Float[Tensor, "v 3 h w"]
@@ -131,7 +133,7 @@ def _error(
     group: _Group, begin: Sim3, correction: Tensor, center: Tensor, radius: float, rasterizer: Rasterizer
 ) -> Float[Tensor, "v"]:
     cameras = _moved(group.entries, begin, correction, center, radius)
-    out = draw(group.surfels, cameras, background=torch.ones(3), rasterizer=rasterizer)
+    out = draw_as_filmed(group.clip, group.surfels, cameras, rasterizer)
     difference = out.rgb.permute(0, 3, 1, 2) - group.rgb
     # Between L1 and L2: PSNR is what is reported, but outliers (a leg that is elsewhere) must not pull.
     return (difference**2 + 0.03**2).sqrt().mean(dim=(1, 2, 3))
@@ -145,7 +147,8 @@ def _best(scene: Scene4D, views: list[View], candidates: list[Sim3], side: int, 
     for candidate in candidates:
         errors = []
         for group in groups:
-            out = draw(group.surfels, _moved(group.entries, candidate, zero, zero[:3], 1.0), torch.ones(3), rasterizer)
+            cameras = _moved(group.entries, candidate, zero, zero[:3], 1.0)
+            out = draw_as_filmed(group.clip, group.surfels, cameras, rasterizer)
             errors.append(((out.rgb.permute(0, 3, 1, 2).clamp(0, 1) - group.rgb) ** 2).mean(dim=(1, 2, 3)))
         scores.append(float(torch.cat(errors).clamp_min(1e-10).log10().mean()))  # mean PSNR, upside down
     return candidates[scores.index(min(scores))]
@@ -162,5 +165,5 @@ def _groups(scene: Scene4D, views: list[View], side: int) -> list[_Group]:
         rgb = torch.stack([view.rgb for view in some])
         if cameras.size != size:
             rgb = F.interpolate(rgb, cameras.size[::-1], mode="area")
-        groups.append(_Group(scene.at(clip, seconds).detach(), cameras, rgb))
+        groups.append(_Group(scene.clips[clip], scene.at(clip, seconds).detach(), cameras, rgb))
     return groups

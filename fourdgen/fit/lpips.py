@@ -21,6 +21,7 @@ from fourdgen import weights
 from fourdgen.report import FourdgenError
 
 WEIGHTS = "lpips-alex"
+NET = "AlexNet"  # what figures of LPIPS are said to be by; other networks give other figures
 LEAST_SIDE = 32  # pixels: below this AlexNet has no pixel left
 _CHANNELS = (64, 192, 384, 256, 256)
 _KERNELS = (11, 5, 3, 3, 3)

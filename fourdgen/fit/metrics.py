@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 _WINDOW, _SIGMA = 11, 1.5  # of SSIM, as published (Wang et al. 2004)
+SSIM_LEAST_SIDE = _WINDOW  # pixels: smaller pictures have no SSIM
 _C1, _C2 = 0.01**2, 0.03**2
 
 

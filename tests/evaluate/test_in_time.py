@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
 
@@ -16,10 +14,10 @@ from fourdgen.evaluate.in_time import between, flicker
 from fourdgen.evaluate.truth import View
 from fourdgen.geometry.camera import intrinsics
 from fourdgen.geometry.transforms import Sim3
-from fourdgen.render import RenderOut, draw
+from fourdgen.render import RenderOut
 from fourdgen.scene import files
 from fourdgen.scene.scene4d import Scene4D
-from tests.toy import toy_scene, write_truth
+from tests.toy import toy_scene, write_filmed, write_truth
 
 SIZE = (8, 6)
 
@@ -90,11 +88,8 @@ def write_inputs(folder: Path, scene: Scene4D) -> None:
     """The pictures of clip a that transforms.json names."""
     clip = scene.clips["a"]
     (folder / "a").mkdir()
-    for i, seconds in enumerate(clip.seconds.tolist()):
-        out = draw(scene.at("a", seconds), clip.cameras[i])
-        straight = out.rgb[0] / out.alpha[0, ..., None].clamp_min(1e-6)
-        rgba = torch.cat([straight, out.alpha[0, ..., None]], -1).clamp(0, 1).mul(255).round().byte().numpy()
-        cv2.imwrite(str(folder / "a" / f"{i:04d}.png"), np.ascontiguousarray(rgba[..., [2, 1, 0, 3]]))
+    for i in range(len(clip.seconds)):
+        write_filmed(folder / "a" / f"{i:04d}.png", scene, "a", i, clip.cameras[i])
 
 
 def test_interpolation_is_scored_on_frames_that_did_not_train(tmp_path: Path) -> None:

@@ -15,14 +15,15 @@ from fourdgen.evaluate import surface
 from fourdgen.evaluate.mesh import Mesh
 from fourdgen.evaluate.truth import View
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at
-from fourdgen.geometry.transforms import Sim3, quat_from_matrix, quat_multiply, so3_exp
+from fourdgen.geometry.transforms import Sim3, dual_quat, quat_from_matrix, quat_multiply, so3_exp
 from fourdgen.render import pick
-from fourdgen.scene.motion import Still
+from fourdgen.scene.motion import Motion, SampledBones, Still
 from fourdgen.scene.scene4d import Scene4D, SceneClip
 from fourdgen.scene.surfels import Surfels, sh_from_rgb
 
 WORLD = Sim3(0.7, so3_exp(torch.tensor([0.3, 1.0, -2.0]).double()), torch.tensor([0.1, -0.4, 0.2]).double())
 SIZE = (96, 96)
+STILL = Still()
 
 
 def sphere_mesh() -> Mesh:
@@ -49,20 +50,39 @@ def sphere(radius: float = 1.0, tilt: float = 0.0, count: int = 4000, part: floa
                    torch.full((n,), 3.0), sh_from_rgb(torch.full((n, 3), 0.5)), torch.ones(n))  # fmt: skip
 
 
-def scored(surfels: Surfels) -> surface.SurfaceScores:
+def scored(surfels: Surfels, motion: Motion = STILL, frames: int = 1) -> surface.SurfaceScores:
+    """Of an asset whose truth stands still; `frames` held-out pictures, a tenth of a second apart."""
     pose = look_at(torch.tensor([[0.5, -1.0, -4.0]]))
     K = intrinsics(38.0, SIZE)
-    camera = Cameras(WORLD.move_cameras(pose), K[None], SIZE)
-    clip = SceneClip("a", torch.zeros(1), torch.zeros(1).long(), camera, torch.ones(3), torch.zeros(3))
-    scene = Scene4D(surfels, Still(), {"a": clip}, "a", WORLD)
-    view = View(
-        CameraEntry("v.png", pose[0].double(), K.double(), SIZE, "a", 0),
-        "a",
-        0.0,
-        torch.ones(3, *SIZE),
-        torch.ones(SIZE),
-    )
-    return surface.score(scene, "a", sphere_mesh(), [view], WORLD, pick("auto", "cpu"))
+    times = torch.arange(frames) / 10
+    camera = Cameras(WORLD.move_cameras(pose).expand(frames, 4, 4), K[None].expand(frames, 3, 3), SIZE)
+    clip = SceneClip("a", times, torch.arange(frames), camera, torch.ones(3), torch.zeros(3))
+    scene = Scene4D(surfels, motion, {"a": clip}, "a", WORLD)
+    views = [
+        View(
+            CameraEntry("v.png", pose[0].double(), K.double(), SIZE, "a", frame),
+            "a",
+            float(times[frame]),
+            torch.ones(3, *SIZE),
+            torch.ones(SIZE),
+        )
+        for frame in range(frames)
+    ]
+    ball = sphere_mesh()
+    mesh = Mesh(ball.faces, np.repeat(ball.vertices, frames, 0))
+    return surface.score(scene, "a", mesh, views, WORLD, pick("auto", "cpu"))
+
+
+def joined(*parts: Surfels) -> Surfels:
+    names = ("means", "quats", "log_scales", "opacity", "sh", "confidence")
+    return Surfels(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+def floating(away: float, size: float = 0.3) -> Surfels:
+    """A ball of `size` radii whose middle is `away` radii from the subject's, of as many surfels by area."""
+    ball = sphere(size, count=round(4000 * size**2))
+    shift = WORLD.apply(torch.tensor([[away, 0.0, 0.0]])) - WORLD.apply(torch.zeros(1, 3))
+    return replace(ball, means=ball.means + shift, log_scales=ball.log_scales + math.log(size))
 
 
 def test_the_surface_itself_scores_next_to_nothing() -> None:
@@ -95,16 +115,49 @@ def test_what_nobody_can_see_does_not_count() -> None:
     """Surfels inside the sphere, and transparent ones around it, change nothing."""
     outer = sphere()
     inner, ghost = sphere(0.5, tilt=70.0), replace(sphere(1.4), opacity=torch.full((4000,), -4.0))
-    parts = {name: torch.cat([getattr(s, name) for s in (outer, inner, ghost)])
-             for name in ("means", "quats", "log_scales", "opacity", "sh", "confidence")}  # fmt: skip
-    good, cluttered = scored(outer), scored(Surfels(**parts))
+    good, cluttered = scored(outer), scored(joined(outer, inner, ghost))
     assert cluttered.chamfer == pytest.approx(good.chamfer, abs=0.2)
     assert cluttered.normal_deg == pytest.approx(good.normal_deg, abs=1.0)
 
 
-def test_an_empty_picture_has_no_surface() -> None:
+@pytest.mark.parametrize("away", [1.6, 3.0, 40.0])
+def test_what_floats_far_away_costs_accuracy_by_its_area(away: float) -> None:
+    """A ball of 0.3 radii has 0.09 of the subject's area, so 0.083 of all that is drawn is off by `away` less 1, but
+    by no more than the radius."""
+    scores = scored(joined(sphere(), floating(away)))
+    assert scores.accuracy is not None
+    off = 100 * min(away - 0.98, 1)
+    assert scores.accuracy == pytest.approx(0.083 * off + 0.3, rel=0.2)
+    assert scores.completeness is not None and scores.completeness < 0.8
+
+
+def test_floaters_on_both_sides_cost_twice_as_much() -> None:
+    scores = scored(joined(sphere(), floating(3.0), floating(-3.0)))
+    assert scores.accuracy == pytest.approx(100 * 0.18 / 1.18, rel=0.15)
+
+
+def test_transparent_floaters_cost_nothing() -> None:
+    ghost = replace(floating(3.0), opacity=torch.full((360,), -4.0))
+    scores = scored(joined(sphere(), ghost))
+    assert scores.accuracy is not None and scores.accuracy < 0.8
+
+
+def test_an_empty_picture_is_as_far_off_as_can_be() -> None:
     none = replace(sphere(), opacity=torch.full((4000,), -9.0))
-    assert scored(none) == surface.SurfaceScores(None, None, None, None)
+    assert scored(none) == surface.SurfaceScores(100, 100, 100, None)
+
+
+def test_instants_without_the_subject_count_as_missed() -> None:
+    """An asset that is gone at one of two instants scores half of the worst, and not what a perfect one does."""
+    ball = sphere()
+    ids, weights = torch.zeros(len(ball), 4).int(), torch.eye(4)[:1].expand(len(ball), 4).contiguous()
+    ball = replace(ball, bone_ids=ids, bone_weights=weights)
+    shifts = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1e9]])
+    turns = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).expand(2, 4)
+    leaving = SampledBones({"a": torch.arange(2) / 10}, {"a": dual_quat(turns, shifts)[:, None]}, torch.zeros(1, 3))
+    gone = scored(ball, leaving, frames=2)
+    assert gone.completeness == pytest.approx(50, abs=1)
+    assert gone.accuracy == pytest.approx(50, abs=1)
 
 
 def test_turning_a_surfel_in_its_plane_changes_nothing() -> None:
