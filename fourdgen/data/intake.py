@@ -126,7 +126,7 @@ def camera_errors(cameras: Path, clips: Sequence[Intake]) -> list[FourdgenError]
     return errors + (missing if len(missing) == len(clips) else [])
 
 
-def filmed_by(cameras: Path, inputs: Mapping[str, Path]) -> list[str]:
+def clips_with_cameras(cameras: Path, inputs: Mapping[str, Path]) -> list[str]:
     """Which of the clips (name -> input) have cameras in the file; none where something cannot be read: `look` and
     `camera_errors` say what."""
     try:

@@ -49,7 +49,7 @@ def first_fit(
     """A fresh model for these poses, settled before any of them moves."""
     fit = Fit(pictures, start, torch.tensor([settings.focal]), settings.surfels, settings.seed + seed, place=place)
     course = course_of(settings.turn, settings.sweep)
-    fit.held = None if course is None else course.strain
+    fit.course = None if course is None else course.strain
     fit.run(steps_of(held, settings), Pace(turn=0.0, smooth=0.0), decay=False)
     return fit
 

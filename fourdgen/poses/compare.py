@@ -115,9 +115,7 @@ class Fit:
         self.whole = torch.zeros(len(focal), 3, requires_grad=True)
         self.tint = torch.zeros(len(focal) - 1, 6, requires_grad=True)  # log gain (3), bias (3)
         self.nodes: Nodes | None = None
-        self.held: Callable[[Tensor], Tensor] | None = (
-            None  # a further cost of the rotations, whatever the pictures say
-        )
+        self.course: Callable[[Tensor], Tensor] | None = None  # a cost of the rotations, whatever the pictures say
         self.generator = torch.Generator().manual_seed(seed)
         self.raster = rasterizer()
         self._order: list[int] = []
@@ -236,8 +234,8 @@ class Fit:
                 loss = loss + pace.smooth * self.spacing.of_rates(turn_rates(rotations))
             if pace.level > 0 and pace.turn + pace.whole > 0:
                 loss = loss + pace.level * tilt(rotations)
-            if self.held is not None:
-                loss = loss + self.held(rotations)
+            if self.course is not None:
+                loss = loss + self.course(rotations)
             if pace.steady > 0:
                 loss = loss + pace.steady * self.spacing.of_values(self.place[:, 2:])
             if pace.whole > 0:

@@ -18,7 +18,7 @@ from fourdgen.poses.accept import bank_costs, looking_at_subject, view_bank
 from fourdgen.poses.compare import Fit, Nodes, Pace, clip_cosines
 from fourdgen.poses.level import about_y, level_turn
 from fourdgen.poses.pictures import Pictures, join, spread
-from fourdgen.poses.stranger import color_distance, exposed_distance, strange
+from fourdgen.poses.stranger import color_distance, exposed_distance, strange, subject_colors
 
 CANDIDATES = 4
 APART = 40.0  # degrees between candidates
@@ -181,6 +181,25 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0, k
         joint.rotations().detach()[count:] @ back, joint.place.detach()[count:], margin, stranger, apart, exposed,
         not unlike, reason, gain, bias,
     )  # fmt: skip
+
+
+def tone(
+    pictures: list[Pictures], rotation: list[Tensor], place: list[Tensor], focal: list[float], seed: int, effort: float
+) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+    """Gain and bias of the second clip's colours against the first's, both under poses that are known and stay.
+
+    The fit begins where the clips' mean colours agree: it moves too slowly to find half the light from none.
+    """
+    joint = joint_fit(pictures, rotation, place, focal, seed)
+    first, second = (subject_colors(clip).mean(0).clamp_min(0.02) for clip in pictures)
+    joint.tint = torch.cat([(second / first).log(), torch.zeros(3)])[None].requires_grad_()
+    held, _, bent = (max(3, round(count * effort)) for count in POLISH)
+    still = Pace(turn=0.0, place=0.0, depth=0.0, smooth=0.0, steady=0.0, tint=TINT)
+    joint.run(held, still, batch=8, decay=False)
+    joint.nodes = Nodes(joint, NODES, WAVES)
+    joint.run(bent, replace(still, bend=0.004, tint=TINT / 2), batch=8)
+    gain, bias = (values[1].detach() for values in joint.tones())
+    return gain, bias
 
 
 def _alone(clip: Solved, seed: int, effort: float, held: frozenset[int]) -> float:

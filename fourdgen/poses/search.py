@@ -195,7 +195,7 @@ def mean_path(paths: list[tuple[Float[Tensor, "n 3 3"], float]]) -> Float[Tensor
 
 
 def _told(settings: SearchSettings) -> bool:
-    """Whether somebody says that and how the view turns: then the flow is not asked, nor whether it turns at all."""
+    """Whether somebody says which way the view turns: then the flow is not asked."""
     return settings.turn in ("cw", "ccw")
 
 
@@ -203,7 +203,7 @@ def _chosen(
     finalists: list[Candidate], still: Candidate, pictures: Pictures, turn: Turn, settings: SearchSettings
 ) -> ClipSolution:
     best = finalists[0]
-    if not (_told(settings) or _turns(best, still, pictures, turn)):
+    if not (_told(settings) or settings.sweep or _turns(best, still, pictures, turn)):
         return _solution(still, pictures, turn, finalists, still.loss)
     return _solution(best, pictures, turn, finalists[1:], still.loss)
 

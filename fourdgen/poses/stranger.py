@@ -30,7 +30,7 @@ def color_distance(first: Pictures, second: Pictures) -> float:
     Another exposure moves colours as far as another subject does (a fitted gain and bias turn a fox into a dog, too):
     this is half of the evidence, see `strange`.
     """
-    curves = [_curves(_colors(pictures).float().numpy()) for pictures in (first, second)]
+    curves = [_curves(subject_colors(pictures).float().numpy()) for pictures in (first, second)]
     return float(np.abs(curves[0] - curves[1]).mean())
 
 
@@ -45,7 +45,7 @@ def _curves(colors: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "q d"]:
 def exposed_distance(first: Pictures, second: Pictures) -> float:
     """`color_distance` under the exposure of one of the two that brings them nearest: a factor on all its values,
     clipped where a camera would. It tells another light from another subject, but for its tint."""
-    pixels = [_colors(pictures) for pictures in (first, second)]
+    pixels = [subject_colors(pictures) for pictures in (first, second)]
     # Every so many pixels: quantiles of a few thousand are as good.
     colors = [p[:: max(1, len(p) // EXPOSED_PIXELS)].float().numpy() for p in pixels]
     plain = [_curves(p) for p in colors]
@@ -57,7 +57,7 @@ def exposed_distance(first: Pictures, second: Pictures) -> float:
     return min(tried)
 
 
-def _colors(pictures: Pictures) -> Float[Tensor, "n 3"]:
+def subject_colors(pictures: Pictures) -> Float[Tensor, "n 3"]:
     """Colours of the subject's pixels, edges left out."""
     solid = -torch.nn.functional.max_pool2d(-pictures.picture[:, 3:], 3, 1, 1)[:, 0] > 0.95
     inside = solid if int(solid.sum()) > 50 else pictures.picture[:, 3] > 0.5

@@ -18,8 +18,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fourdgen import native
-from fourdgen.data import intake
 from fourdgen.data.capture import Capture, stack
+from fourdgen.data.intake import clips_with_cameras
 from fourdgen.data.records import Alignment, ClipAlignment
 from fourdgen.data.sources import clip_names
 from fourdgen.geometry.camera import Cameras
@@ -30,9 +30,10 @@ from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.compare import Fit, Pace
 from fourdgen.poses.hypotheses import azimuths
 from fourdgen.poses.pictures import Pictures, cut, mask_boxes, seen_through, spread, whole_boxes
-from fourdgen.poses.register import Solved, register
+from fourdgen.poses.register import Solved, register, tone
 from fourdgen.poses.search import LEAST_FRAMES, ClipSolution
 from fourdgen.poses.side_by_side import solve_clips
+from fourdgen.poses.stranger import color_distance
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
@@ -41,6 +42,8 @@ KNOWN_STEPS = 150  # for the small model of a clip whose cameras were given
 SAME_PICTURE = 1.0  # mean difference of two frames, of 255, up to which they show the same
 SYNC_FRAMES = 72  # of each clip are compared to find out when it was filmed
 EQUAL = "all its frames are the same picture"
+TONE_FRAMES = 24  # of each clip in the fit of its colours, where cameras are given
+OTHER_LIGHT = 3.5  # delta E between two clips of one subject: one exposure leaves up to 2.9 (see poses/stranger.py)
 UNSURE = 0.5  # factor on the confidence of a clip that failed a test
 
 
@@ -82,7 +85,7 @@ def check_reference(job: Job, config: AlignConfig) -> None:
     if config.reference not in names:
         raise FourdgenError(f"--reference: no clip is called '{config.reference}'", f"choose one of {', '.join(names)}")
     if job.cameras is not None and len(names) > 1:
-        _check_has_cameras(config.reference, intake.filmed_by(job.cameras, dict(zip(names, job.inputs, strict=True))))
+        _check_has_cameras(config.reference, clips_with_cameras(job.cameras, dict(zip(names, job.inputs, strict=True))))
 
 
 def _check_has_cameras(reference: str | None, with_cameras: Sequence[str]) -> None:
@@ -145,6 +148,7 @@ def _given(ctx: Context, config: AlignConfig, capture: Capture, names: list[str]
         plain = _plain(world.move_cameras(clip.cameras.cam_from_world), clip.cameras.K, torch.ones(len(clip)))
         clips[clip.name] = replace(plain, given=True)
     reference = config.reference or names[0]
+    clips = _toned(ctx, config, capture, clips, reference)
     windows = []
     for clip in filmed:
         pictures = _windows(capture, clip.name, 10, 96)
@@ -152,6 +156,31 @@ def _given(ctx: Context, config: AlignConfig, capture: Capture, names: list[str]
     check.draw_given(windows, ctx.folder / "check.png")
     ctx.report.emit("note", text=f"cameras given; the subject's radius is {radius:.3g} in their units")
     return Alignment(_synchronised(ctx, config, capture, clips, reference), reference, world, given=True)
+
+
+def _toned(
+    ctx: Context, config: AlignConfig, capture: Capture, clips: dict[str, ClipAlignment], reference: str
+) -> dict[str, ClipAlignment]:
+    """With gain and bias of each clip's colours against the reference's, where these differ by more than the other
+    sides that a clip of one subject shows."""
+    seen = {name: _windows(capture, name, TONE_FRAMES, config.side) for name in clips}
+    out = dict(clips)
+    for name in clips:
+        if name == reference or color_distance(seen[reference], seen[name]) <= OTHER_LIGHT:
+            continue
+        parts = []
+        for one in (reference, name):
+            poses = clips[one].cam_from_root[seen[one].frame]
+            filmed, sides = seen_through(seen[one], clips[one].K[seen[one].frame], capture.clip(one).size)
+            parts.append((filmed, poses[:, :3, :3], tracks.places_of(poses, sides, float(filmed.extent)), sides))
+        windows, rotation, place, focal = (list(values) for values in zip(*parts, strict=True))
+        gain, bias = tone(windows, rotation, place, focal, ctx.seed, config.effort)
+        out[name] = replace(clips[name], gain=gain, bias=bias)
+        ctx.report.emit(
+            "note", text=f"{name}: its colours are {float(gain.mean()):.2f} x those of {reference} {bias.mean():+.2f}",
+            clip=name, gain=gain.tolist(), bias=bias.tolist(),
+        )  # fmt: skip
+    return out
 
 
 def _plain(poses: Tensor, K: Tensor, confidence: Tensor, accepted: bool = True, reason: str = "") -> ClipAlignment:

@@ -13,14 +13,14 @@ from fourdgen.geometry.camera import look_at, orbit_eyes
 from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
 from fourdgen.poses import search
 from fourdgen.poses.accept import global_turn, judge, judge_still, path_difference
-from fourdgen.poses.candidates import Candidate, SearchSettings
+from fourdgen.poses.candidates import Candidate, SearchSettings, first_fit
 from fourdgen.poses.compare import Fit, Nodes, Pace, facing, hats
 from fourdgen.poses.course import course_of
 from fourdgen.poses.hypotheses import azimuths, orbit_starts, returning_starts, tidied
 from fourdgen.poses.level import tilt
 from fourdgen.poses.pictures import Pictures, cut
 from fourdgen.poses.register import Solved, register
-from fourdgen.poses.search import mean_path, solve_clip, with_body
+from fourdgen.poses.search import _chosen, mean_path, solve_clip, with_body
 from fourdgen.poses.tracks import places_of
 from fourdgen.poses.turn import Turn, turn_from_flow
 from tests.poses.subject import film, orbit
@@ -133,6 +133,18 @@ def test_a_given_sweep_is_held_and_contradicted(turning: tuple) -> None:  # type
     assert 66 < float(angle.max() - angle.min()) < 94
     assert solution.other_sweep is not None and solution.other_sweep > 110
     assert not solution.verdict.accepted and "(--sweep)" in solution.verdict.reason
+
+
+def test_a_view_with_a_given_sweep_or_sense_is_not_still(turning: tuple) -> None:  # type: ignore[type-arg]
+    """Even where a still view fits better by far."""
+    cameras, rgb, mask = turning
+    pictures, turn = cut(rgb, mask, 24), turn_from_flow(rgb, mask)
+    path = cameras.cam_from_world[:, :3, :3]
+    found = Candidate("found", first_fit(pictures, path, TINY, None, 0, 3), 0.2)
+    still = Candidate("still", first_fit(pictures, path[:1].expand_as(path), TINY, None, 0, 3), 0.1)
+    assert _chosen([found], still, pictures, turn, TINY).still
+    for told in ({"sweep": 90.0}, {"turn": "cw"}):
+        assert not _chosen([found], still, pictures, turn, replace(TINY, **told)).still  # type: ignore[arg-type]
 
 
 def test_two_frames_tell_nothing_of_a_turn(turning: tuple) -> None:  # type: ignore[type-arg]

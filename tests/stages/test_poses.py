@@ -96,6 +96,23 @@ def test_given_cameras_pass_through_and_map_back(tmp_path: Path) -> None:
     assert len(heard) == 1 and "--fov and --turn change nothing" in heard[0]
 
 
+@pytest.mark.parametrize("light", [1.0, 0.6])
+def test_a_darker_clip_with_given_cameras_is_told_by_gain_and_bias(tmp_path: Path, light: float) -> None:
+    """Where both clips have one exposure nothing is made up: exactly 1 and 0."""
+    filmed = [orbit(torch.linspace(0, 200, 12)), orbit(torch.linspace(60, 260, 12), elevation=25.0)]
+    clips = [replace(_clip(tmp_path, name, cameras), cameras=cameras) for name, cameras in zip("ab", filmed)]
+    for i, picture in enumerate(film(filmed[1])[0]):
+        write_picture(tmp_path, "b", "rgb", i, (light * picture).round().astype("uint8"))
+    config = align.AlignConfig(side=32, effort=0.6)
+    aligned = align.STAGE.run(_context(tmp_path, "align"), config, _capture(tmp_path, clips))
+    a, b = aligned.clips["a"], aligned.clips["b"]
+    assert torch.equal(a.gain, torch.ones(3)) and torch.equal(a.bias, torch.zeros(3))
+    if light == 1:
+        assert torch.equal(b.gain, torch.ones(3)) and torch.equal(b.bias, torch.zeros(3))
+    for color in (0.3, 0.5, 0.8):
+        assert torch.allclose(b.gain * color + b.bias, torch.full((3,), light * color), atol=0.05)
+
+
 def test_cameras_for_some_clips_only(tmp_path: Path) -> None:
     """The clip without cameras is found in the world of the clip with; the given ones stay as they are."""
     first, second = orbit(torch.linspace(0, 200, 16)), orbit(torch.linspace(60, 230, 14), elevation=25.0)
