@@ -53,7 +53,7 @@ class AlignConfig:
 
     fov: float | None = None  # what the longer side of the picture sees, degrees; none: it is found
     turn: Literal["auto", "cw", "ccw", "none"] = "auto"  # how the subject turns in the pictures, seen from above
-    sweep: float | None = None  # by how many degrees it turns in a clip, if you know
+    sweep: float | None = None  # by how many degrees it turns in a clip, if you know; held within a tenth
     reference: str | None = None  # clip whose root frame all others join; none: the one that is solved best
     sync: bool | None = None  # whether the clips show the same motion; none: those that plainly do
     frames: int = 48  # search poses on at most this many frames of a clip, the rest lie between them
