@@ -8,13 +8,15 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from fourdgen import native
 from fourdgen.report import Reporter
+
+LOOK = 1.0  # seconds between two looks at how far the jobs are
 
 
 def work_off(
@@ -24,7 +26,7 @@ def work_off(
     """`work(job)` of every job, in up to `workers` processes or one after the other; the result is the same.
 
     `work` must be a function of a module. It writes to the file of `progress` that is its job's how far it is, in
-    percent; the files are gone afterwards.
+    percent, and `report` hears it as the "step" events of `stage`; the files are gone afterwards.
     """
     try:
         if min(len(jobs), workers) > 1:
@@ -32,11 +34,8 @@ def work_off(
                 return _side_by_side(work, jobs, min(len(jobs), workers), progress, report, stage)
             except BrokenProcessPool:  # the calling program cannot be started again (no __main__ guard, or stdin)
                 pass
-        done = []
-        for i, job in enumerate(jobs):
-            done.append(work(job))
-            report.emit("step", stage=stage, step=i + 1, total=len(jobs))
-        return done
+        with _watched(progress, report, stage):
+            return [work(job) for job in jobs]
     finally:
         for path in progress:
             path.unlink(missing_ok=True)
@@ -64,14 +63,37 @@ def _side_by_side(
     with futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _die_with_parent) as pool:
         running = [pool.submit(work, job) for job in jobs]
         try:
-            while futures.wait(running, timeout=1.0).not_done:
-                percent = [_percent(path) for path in progress]
-                report.emit("step", stage=stage, step=sum(percent), total=100 * len(jobs))
+            with _watched(progress, report, stage):
+                futures.wait(running)
         except BaseException:
             for process in list((pool._processes or {}).values()):
                 process.terminate()  # nobody will read what they find
             raise
         return [job.result() for job in running]
+
+
+@contextmanager
+def _watched(progress: Sequence[Path], report: Reporter, stage: str) -> Iterator[None]:
+    """Tells how far all jobs are while the block runs. A thread looks at the files, since a job that runs in this
+    process is as busy as one that runs elsewhere; nobody else speaks to `report` meanwhile."""
+    over = threading.Event()
+
+    def tell(percent: int) -> None:
+        report.emit("step", stage=stage, step=percent, total=100 * len(progress))
+
+    def watch() -> None:
+        with suppress(OSError):  # a full disk stops the run when the stage itself says something next
+            while not over.wait(LOOK):
+                tell(sum(map(_percent, progress)))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+    tell(100 * len(progress))
 
 
 def _die_with_parent() -> None:
