@@ -101,10 +101,32 @@ def hash_path(path: Path) -> str:
     return digest.hexdigest()
 
 
+def telling_folders(paths: Sequence[Path]) -> list[str]:
+    """For paths of one name, the folder by which each is known: the nearest above them in which all differ
+    (fox/clips/a.mp4, shiba/clips/a.mp4: fox, shiba), else the one that they lie in."""
+    above = [path.absolute().parents for path in paths]
+    for level in zip(*above, strict=False):
+        names = [folder.name for folder in level]
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return [folders[0].name for folders in above]
+
+
+def alike(names: Sequence[str]) -> list[list[int]]:
+    """Which of the names are the same, as groups of their numbers."""
+    groups: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        groups.setdefault(name, []).append(i)
+    return [group for group in groups.values() if len(group) > 1]
+
+
 def input_names(paths: Sequence[Path]) -> list[str]:
     """What of each path's name counts: clips are called after their files, and after folders where these clash."""
-    clash = len({path.stem for path in paths}) < len(paths)
-    return [f"{path.parent.name}/{path.name}" if clash else path.name for path in paths]
+    names = [path.name for path in paths]
+    for group in alike([path.stem for path in paths]):
+        for i, folder in zip(group, telling_folders([paths[i] for i in group]), strict=True):
+            names[i] = f"{folder}/{names[i]}"
+    return names
 
 
 def stage_key(stage: Stage, config: Any, job: Job, device: str, seed: int, needed: Sequence[str]) -> str:

@@ -244,6 +244,9 @@ def test_an_error_elsewhere_is_not_called_a_refused_write(tmp_path: Path) -> Non
 def test_names_count_only_where_they_matter() -> None:
     assert workspace.input_names([Path("/a/x.mp4"), Path("/b/y.mp4")]) == ["x.mp4", "y.mp4"]
     assert workspace.input_names([Path("/a/x.mp4"), Path("/b/x.mp4")]) == ["a/x.mp4", "b/x.mp4"]
+    # As clips are: a folder that changes a clip's name makes it another clip.
+    far = [Path("/a/clips/x.mp4"), Path("/b/clips/x.mp4"), Path("/c/clips/y.mp4")]
+    assert workspace.input_names(far) == ["a/x.mp4", "b/x.mp4", "y.mp4"]
 
 
 def test_hash_of_a_folder_sees_names_and_contents(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fourdgen.data import video
 from fourdgen.data.picture_size import quick_size
 from fourdgen.data.video import VideoFrame, reduced, resized
 from fourdgen.report import FourdgenError, Reporter, Silent, absent
+from fourdgen.workspace import alike, telling_folders
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".exr", ".avif", ".ppm"}
 VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".mpg", ".mpeg", ".ts", ".wmv", ".3gp", ".flv"}
@@ -79,15 +80,19 @@ def frame_count(source: Source) -> int:
 
 
 def clip_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each input: the stem of its file (a folder's whole name), made unique by its folder, then by -2."""
+    """A name for each input: the stem of its file (a folder's whole name); where several have the same, with the
+    folder before it that tells them apart (see `telling_folders`), and a number behind it if that does not."""
     stems = [path.name if path.is_dir() else path.stem for path in paths]
+    plain = list(stems)
+    for group in alike(stems):
+        for i, folder in zip(group, telling_folders([paths[i] for i in group]), strict=True):
+            plain[i] = f"{folder}-{stems[i]}"
     names: list[str] = []
-    for path, stem in zip(paths, stems):
-        plain = f"{path.absolute().parent.name}-{stem}" if stems.count(stem) > 1 else stem
-        name, number = plain, 1
+    for wanted in plain:
+        name, number = wanted, 1
         while name in names:
             number += 1
-            name = f"{plain}-{number}"
+            name = f"{wanted}-{number}"
         names.append(name)
     return names
 

@@ -29,6 +29,9 @@ def test_natural_order(tmp_path: Path) -> None:
 def test_clip_names_are_stems_made_unique(tmp_path: Path) -> None:
     paths = [tmp_path / p for p in ("walk.mp4", "x/a.mp4", "y/a.mp4", "z/x/a.mp4")]
     assert sources.clip_names(paths) == ["walk", "x-a", "y-a", "x-a-2"]
+    # The folder that differs may lie further up.
+    far = [Path(p) for p in ("/films/fox/clips/a.mp4", "/films/shiba/clips/a.mp4", "/films/shiba/clips/b.mp4")]
+    assert sources.clip_names(far) == ["fox-a", "shiba-a", "b"]
     assert sources.clip_names([pictures(tmp_path / "take.01", ["0.png"])]) == ["take.01"]
 
 
