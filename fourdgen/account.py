@@ -23,6 +23,8 @@ WORDS = {
     "new": "run",
 }
 
+_HELP = "options in brackets are for `fourdgen reconstruct`; 02-align/check.png in the run folder shows frame by frame"
+
 
 def describe(planned: Plan) -> str:
     """The plan as text: what will be run or skipped, and which settings differ from the defaults."""
@@ -214,6 +216,7 @@ def scene_text(facts: Mapping[str, Any]) -> str:
         ("surfels", f"{facts['surfels']}, spherical harmonics of degree {facts['sh_degree']}"),
         ("motion", f"{facts['bones']} bones" if facts["bones"] else "none, it stands still"),
         ("poses", facts["poses"] or "not said"),
+        *([("", _HELP)] if "(--" in (facts["poses"] or "") else []),
         ("confidence", "not measured" if facts["confidence"] is None else f"{facts['confidence']:.2f} on average"),
         ("coordinates", "its own" if facts["own_coordinates"] else "those of the cameras that were given"),
         (

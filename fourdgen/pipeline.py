@@ -285,6 +285,8 @@ def reconstruct(request: Request, report: Reporter | None = None) -> Result:
     if before is not None:
         for name, spent in before.items():
             (report or Silent()).emit("stage", stage=name, state="skipped", seconds=spent)
+        for folder in workspace.stage_folders(job.run_folder):
+            _tell_facts(workspace.read_json(folder / workspace.SEAL), report or Silent())
         return Result(job.output, job.run_folder, time.monotonic() - began, before)
     planned = plan(request)
     new = not job.run_folder.exists()
@@ -318,8 +320,10 @@ def _run(planned: Plan, report: Reporter) -> dict[str, float]:
     for row in planned.rows:
         name = row.stage.name
         if workspace.finish(row.folder, row.key):
-            seconds[name] = float(workspace.read_json(row.folder / workspace.SEAL).get("seconds", 0.0))
+            record = workspace.read_json(row.folder / workspace.SEAL)
+            seconds[name] = float(record.get("seconds", 0.0))
             report.emit("stage", stage=name, state="skipped", seconds=seconds[name])
+            _tell_facts(record, report)
             continue
         for need in row.stage.needs:
             if need not in loaded:
@@ -330,6 +334,28 @@ def _run(planned: Plan, report: Reporter) -> dict[str, float]:
     if not planned.job.output.exists() or workspace.hash_path(planned.job.output) != workspace.hash_path(source):
         workspace.write_atomically(planned.job.output, source.read_bytes())
     return seconds
+
+
+def _tell_facts(record: Mapping[str, Any], report: Reporter) -> None:
+    """What a finished stage had to say for the closing line: it is as true when the stage is skipped."""
+    for name, text in record.get("facts", {}).items():
+        report.emit("fact", name=name, text=text)
+
+
+class _Facts:
+    """Hands everything on, and keeps the facts for the stage's seal."""
+
+    def __init__(self, onward: Reporter) -> None:
+        self.onward = onward
+        self.found: dict[str, str] = {}
+
+    def emit(self, event: str, **fields: Any) -> None:
+        if event == "fact":
+            self.found[str(fields["name"])] = str(fields["text"])
+        self.onward.emit(event, **fields)
+
+    def warn(self, message: str) -> None:
+        self.onward.warn(message)
 
 
 def _load(row: Row) -> Any:
@@ -346,7 +372,8 @@ def _run_stage(row: Row, planned: Plan, needed: list[Any], report: Reporter) -> 
     name = row.stage.name
     part, spent = workspace.open_part(row.folder, row.key)
     report.emit("stage", stage=name, state="started", resumed=spent > 0)
-    context = Context(part, planned.job, planned.device, planned.threads, planned.seed, report)
+    facts = _Facts(report)
+    context = Context(part, planned.job, planned.device, planned.threads, planned.seed, facts)
     _seed_everything(planned.seed, name)
     reset_peak_memory()
     began = time.monotonic()
@@ -365,6 +392,7 @@ def _run_stage(row: Row, planned: Plan, needed: list[Any], report: Reporter) -> 
         "threads": planned.threads,
         "versions": workspace.versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "facts": facts.found,
     }
     workspace.seal(row.folder, row.key, record)
     picture = row.folder / "check.png"

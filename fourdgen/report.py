@@ -44,8 +44,9 @@ class Reporter(Protocol):
     """Where a stage sends what happens.
 
     Events in use: "stage" (stage, state: started, done or skipped, seconds, peak_mb, check: its picture), "step"
-    (stage, step, total, loss, psnr, surfels), "note" (text), "fact" (text: for the closing line). Any further fields
-    go to log.jsonl unchanged, so they must be plain numbers, strings, lists or dicts.
+    (stage, step, total, loss, psnr, surfels), "note" (text), "fact" (name, text: for the closing line, also of a run
+    that skips the stage that found it). Any further fields go to log.jsonl unchanged, so they must be plain numbers,
+    strings, lists or dicts.
     """
 
     def emit(self, event: str, **fields: Any) -> None: ...
@@ -187,7 +188,7 @@ class ConsoleReporter:
         self._interval = interval  # seconds between two plain lines of one stage
         self.worked = False  # whether anything was begun: a refusal before that needs no closing line
         self.places: dict[str, Path] = {}  # where things are, for the closing line: name -> path
-        self._facts: list[str] = []
+        self._facts: dict[str, str] = {}  # name -> what the closing line says of it
         self._begun = time.monotonic()
         self._peak_mb = 0.0
         self._pace: dict[str, tuple[float, int]] = {}  # stage -> (when its first step came, which step that was)
@@ -198,10 +199,10 @@ class ConsoleReporter:
         self.worked = True
         if event != "step":
             self._peak_mb = max(self._peak_mb, peak_memory_mb(), float(fields.get("peak_mb") or 0.0))
+        if event == "fact":
+            self._facts[str(fields["name"])] = str(fields["text"])
         if self._json:
             self._print(json_line(event, fields))
-        elif event == "fact":
-            self._facts.append(str(fields["text"]))
         elif event == "step":
             self._step(fields)
         elif event == "stage":
@@ -238,11 +239,11 @@ class ConsoleReporter:
         peak = max(self._peak_mb, peak_memory_mb())
         places = {name: place for name, place in self.places.items() if place.exists()}
         if self._json:
-            self._print(
-                json_line("end", {"outcome": outcome, "seconds": round(seconds, 2), "peak_mb": round(peak), **places})
-            )
+            ended = {"outcome": outcome, "seconds": round(seconds, 2), "peak_mb": round(peak), **self._facts, **places}
+            self._print(json_line("end", ended))
             return
-        parts = [f"{outcome} in {duration(seconds)}", f"peak memory {memory(peak)}", *self._facts]
+        parts = [f"{outcome} in {duration(seconds)}", f"peak memory {memory(peak)}"]
+        parts += [f"{name} {text}" for name, text in self._facts.items()]
         parts += [f"{name} {place}" for name, place in places.items()]
         self._print(" | ".join(parts))
 

@@ -66,7 +66,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
         clips[name] = SceneClip(name, seconds, torch.arange(5), cameras, torch.ones(3), torch.zeros(3))
     motion = SampledBones(dict.fromkeys(clips, seconds), dict.fromkeys(clips, poses), torch.zeros(2, 3))
     path = tmp_path_factory.mktemp("scene") / "scene.ply"
-    notes = {"poses": "uncertain: the second-best start is as good"}
+    notes = {"poses": "uncertain: the second-best start is as good (--sweep)"}
     files.write(path, Scene4D(surfels, motion, clips, "walk", run_folder="/nowhere/scene.run", notes=notes))
     return path
 
@@ -265,7 +265,8 @@ def test_info(scene: Path) -> None:
     rows = {line.split("  ")[0]: line for line in done.stdout.splitlines() if line}
     assert "60, spherical harmonics of degree 0" in rows["surfels"]
     assert "2 bones" in rows["motion"]
-    assert "uncertain: the second-best start is as good" in rows["poses"]
+    assert "uncertain: the second-best start is as good (--sweep)" in rows["poses"]
+    assert "options in brackets are for `fourdgen reconstruct`" in done.stdout
     assert "/nowhere/scene.run (not there any more)" in rows["run folder"]
     assert "5 frames" in rows["walk (reference)"]
 

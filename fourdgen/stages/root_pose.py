@@ -18,6 +18,7 @@ from fourdgen.poses.accept import OVERLAP, outlines_doubt, overlap, without_outl
 from fourdgen.poses.compare import Fit
 from fourdgen.poses.joint import JointSettings, normalised, refine_together
 from fourdgen.poses.pictures import Pictures, cut, join, seen_through
+from fourdgen.poses.standing import standing
 from fourdgen.workspace import Context, Job, Stage
 
 HARDLY = 0.5  # weight of a frame below which its camera is called guessed
@@ -41,13 +42,19 @@ class RootPoseConfig:
 def run(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: Alignment) -> RootTrack:
     if alignment.given:
         clips = {name: ClipTrack(a.cam_from_root, a.K, a.confidence, given=True) for name, a in alignment.clips.items()}
-        return RootTrack(clips, alignment.world_from_input, given=True)
+        return _said(ctx, alignment, RootTrack(clips, alignment.world_from_input, given=True))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # pictures this small gain nothing, and sums must not depend on the machine
     try:
-        return _refined(ctx, config, capture, alignment)
+        return _said(ctx, alignment, _refined(ctx, config, capture, alignment))
     finally:
         torch.set_num_threads(threads)
+
+
+def _said(ctx: Context, alignment: Alignment, track: RootTrack) -> RootTrack:
+    """The track, after the closing line has heard how sure it is."""
+    ctx.report.emit("fact", name="poses", text=standing(alignment, track))
+    return track
 
 
 def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: Alignment) -> RootTrack:

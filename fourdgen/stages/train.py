@@ -22,6 +22,7 @@ from fourdgen.fit.loop import TrainConfig
 from fourdgen.fit.model import Model
 from fourdgen.fit.views import View, Views
 from fourdgen.geometry.camera import Cameras
+from fourdgen.poses.standing import standing
 from fourdgen.render import Rasterizer, draw
 from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError, all_at_once
@@ -250,7 +251,7 @@ def written_scene(
         clip, aligned = capture.clip(name), alignment.clips[name]
         cameras = Cameras(poses.cam_from_root, poses.K, clip.size)
         clips[name] = SceneClip(name, clip.seconds.float(), clip.frame_ids, cameras, aligned.gain, aligned.bias)
-    notes = {"poses": "given" if track.given else ("confident" if track.certain else f"uncertain: {track.reason}")}
+    notes = {"poses": standing(alignment, track)}
     if every > 1:
         notes[EVERY] = str(every)
     return Scene4D(

@@ -1,0 +1,34 @@
+"""How sure the poses of a run are, in one sentence: for the closing line, `info` and the check pictures."""
+
+from __future__ import annotations
+
+from fourdgen.data.records import Alignment, RootTrack
+
+
+def standing(alignment: Alignment, track: RootTrack) -> str:
+    """ "given", "confident" or "uncertain: why", and which clips are still or left out, each with what may help.
+
+    Options in brackets are those of `fourdgen reconstruct`. Poses from which a clip is left out are never plainly
+    confident: the names of the clips that they are confident about stand behind the word.
+    """
+    given = [name for name, clip in track.clips.items() if clip.given]
+    found = [name for name in track.clips if name not in given]
+    parts = [f"given for {', '.join(given)}" if found or alignment.left_out else "given"] if given else []
+    if not track.certain:
+        parts.append(f"uncertain: {track.reason}")
+    elif found:
+        plain = not given and not alignment.left_out
+        parts.append("confident" if plain else f"confident for {', '.join(found)}")
+    parts += [still(name) for name in found if track.clips[name].still]
+    parts += [left_out(name, reason) for name, reason in alignment.left_out.items()]
+    return "; ".join(parts)
+
+
+def still(name: str) -> str:
+    """What is said of a clip whose view was found not to turn."""
+    return f"{name} is still, so one side of the subject was filmed (--turn cw or ccw if it does turn)"
+
+
+def left_out(name: str, reason: str) -> str:
+    """What is said of a clip that takes no part."""
+    return f"{name} is left out: {reason} (--cameras if it belongs here after all)"
