@@ -370,7 +370,7 @@ def _load(row: Row) -> Any:
 
 def _run_stage(row: Row, planned: Plan, needed: list[Any], report: Reporter) -> float:
     name = row.stage.name
-    part, spent = workspace.open_part(row.folder, row.key)
+    part, spent = workspace.open_part(row.folder, row.key, row.stage.keeps)
     report.emit("stage", stage=name, state="started", resumed=spent > 0)
     facts = _Facts(report)
     context = Context(part, planned.job, planned.device, planned.threads, planned.seed, facts)

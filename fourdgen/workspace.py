@@ -68,6 +68,8 @@ class Stage:
     files(job): input files or folders that this stage reads; they are hashed by content.
     facts(job, config, device): whatever else the result depends on, as strings: the renderer's name, hashes of weights.
     check(job, config): raises FourdgenError for what can be known before any work; must be quick.
+    keeps: a pattern of file names. Such files say in their names what they depend on, so they outlive a change of the
+    stage's key: what an earlier run left of them lies in the working folder. The stage removes those it has no use for.
     `version` grows whenever the same settings would give another result.
     """
 
@@ -81,6 +83,7 @@ class Stage:
     files: Callable[[Job], tuple[Path, ...]] = no_files
     facts: Callable[[Job, Any, str], tuple[str, ...]] = no_facts
     check: Callable[[Job, Any], None] | None = None
+    keeps: str = ""
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -236,8 +239,9 @@ def finish(folder: Path, key: str) -> bool:
     return read_json(folder / SEAL).get("key") == key
 
 
-def open_part(folder: Path, key: str) -> tuple[Path, float]:
-    """The working folder for `key`: kept with its checkpoints if it was begun with the same key, else emptied.
+def open_part(folder: Path, key: str, keeps: str = "") -> tuple[Path, float]:
+    """The working folder for `key`: kept with its checkpoints if it was begun with the same key, else emptied but for
+    files of the pattern `keeps`, which are also fetched from the finished folder of another key.
 
     Returns the folder and the seconds that earlier, interrupted attempts have spent in it.
     """
@@ -249,8 +253,14 @@ def open_part(folder: Path, key: str) -> tuple[Path, float]:
         last = max((item.stat().st_mtime for item in part.rglob("*")), default=0.0)
         spent = float(work["spent"]) + max(0.0, last - float(work["begun"]))
     else:
+        # In this order: a kill in between leaves a folder that belongs to no key.
+        (part / WORK).unlink(missing_ok=True)
+        lying = [path for place in (folder, part) for path in place.glob(keeps)] if keeps else []
+        outlive = {path.name: path.read_bytes() for path in lying}
         remove(part)
         part.mkdir(parents=True)
+        for name, data in outlive.items():
+            write_atomically(part / name, data)
     _write_json(part / WORK, {"key": key, "begun": time.time(), "spent": spent})
     return part, spent
 

@@ -250,6 +250,22 @@ def test_an_error_elsewhere_is_not_called_a_refused_write(tmp_path: Path) -> Non
     assert wrapped.message.startswith("the disk is full")
 
 
+def test_files_that_carry_their_own_key_outlive_a_change_of_the_stage_s(tmp_path: Path) -> None:
+    folder = tmp_path / "01-first"
+    part, _ = workspace.open_part(folder, "one", "kept-*")
+    (part / "kept-a").write_text("a")
+    (part / "checkpoint").write_text("of one")
+    workspace.seal(folder, "one", {})
+    part, _ = workspace.open_part(folder, "two", "kept-*")
+    (part / "kept-b").write_text("b")  # and the process is killed
+    part, _ = workspace.open_part(folder, "three", "kept-*")
+    assert sorted(path.name for path in part.iterdir()) == ["kept-a", "kept-b", workspace.WORK]
+    assert (part / "kept-a").read_text() == "a"
+    assert workspace.state_of(folder, "one") == "done"  # until the new work is
+    part, _ = workspace.open_part(folder, "four")
+    assert [path.name for path in part.iterdir()] == [workspace.WORK]
+
+
 def test_names_count_only_where_they_matter() -> None:
     assert workspace.input_names([Path("/a/x.mp4"), Path("/b/y.mp4")]) == ["x.mp4", "y.mp4"]
     assert workspace.input_names([Path("/a/x.mp4"), Path("/b/x.mp4")]) == ["a/x.mp4", "b/x.mp4"]

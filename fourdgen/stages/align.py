@@ -24,7 +24,7 @@ from fourdgen.data.records import Alignment, ClipAlignment
 from fourdgen.data.sources import clip_names
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.timeline import ticks
-from fourdgen.poses import check, given, store, timing, tracks
+from fourdgen.poses import check, given, kept, store, timing, tracks
 from fourdgen.poses.accept import doubted
 from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.compare import Fit, Pace
@@ -37,6 +37,7 @@ from fourdgen.poses.stranger import color_distance
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
+VERSION = 5
 GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose finds the focal length
 KNOWN_STEPS = 150  # for the small model of a clip whose cameras were given
 SAME_PICTURE = 1.0  # mean difference of two frames, of 255, up to which they show the same
@@ -108,7 +109,7 @@ def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
         return known
     equal = {name for name in without if _motionless(capture, name)}
     settings = {name: _settings(ctx, config, name in equal) for name in without}
-    solutions = solve_clips(capture, settings, ctx.folder, ctx.threads, ctx.report)
+    solutions = solve_clips(capture, settings, ctx.folder, ctx.threads, ctx.report, VERSION)
     for name in equal:
         ctx.report.warn(f"{name}: {EQUAL}, so the view counts as still")
         solutions[name] = replace(solutions[name], verdict=doubted(solutions[name].verdict, EQUAL))
@@ -406,6 +407,6 @@ def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="align", needs=("ingest",), config=AlignConfig, version=7, run=run,
-    save=store.save_alignment, load=store.load_alignment, facts=facts, check=check_reference,
+    name="align", needs=("ingest",), config=AlignConfig, version=VERSION, run=run,
+    save=store.save_alignment, load=store.load_alignment, facts=facts, check=check_reference, keeps=kept.PATTERN,
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -280,6 +281,38 @@ def test_a_still_clip_stays_still_and_two_processes_change_nothing(tmp_path: Pat
         assert float(rotation_angle_degrees(rotation[:1], rotation).max()) < 0.1
         # One view cannot measure perspective: the focal length stays what it was.
         assert torch.allclose(clip.K, alone.clips["a"].K)
+
+
+def test_a_finished_search_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by a run that was killed afterwards, nor where only the joining of the clips changed."""
+    cameras = orbit(torch.full((4,), 30.0))
+    capture = _capture(tmp_path, [_clip(tmp_path, name, cameras) for name in "ab"])
+    config = align.AlignConfig(side=24, surfels=100, effort=0.03, turn="none")
+    context = _context(tmp_path, "align")
+    searched: list[int] = []
+    solve = side_by_side.solve_clip
+
+    def counted(rgb: Any, *rest: Any, **more: Any) -> Any:
+        searched.append(len(rgb))
+        return solve(rgb, *rest, **more)
+
+    monkeypatch.setattr(side_by_side, "solve_clip", counted)
+    first = align.STAGE.run(context, config, capture)
+    assert len(searched) == 1  # the clips are one picture for picture, and so is their search
+    _same(align.STAGE.run(context, config, capture), first)
+    other = align.STAGE.run(context, replace(config, reference="b"), capture)
+    assert (other.reference, len(searched)) == ("b", 1)
+    # Another setting of the search, another picture, or a file that was cut off: the search is made anew.
+    align.STAGE.run(context, replace(config, fov=40.0), capture)
+    assert len(searched) == 2
+    (kept_file,) = context.folder.glob(align.STAGE.keeps)
+    kept_file.write_bytes(kept_file.read_bytes()[:100])
+    align.STAGE.run(context, replace(config, fov=40.0), capture)
+    assert len(searched) == 3
+    rgb = capture.read("b", "rgb", 1)
+    write_picture(tmp_path, "b", "rgb", 1, 255 - rgb)
+    align.STAGE.run(context, replace(config, fov=40.0), capture)
+    assert len(searched) == 4
 
 
 def test_turn_against_the_flow_is_obeyed_with_a_warning(tmp_path: Path) -> None:
