@@ -164,7 +164,7 @@ def test_json_events_alone_on_stdout(tmp_path: Path) -> None:
     assert sum(event["event"] == "step" for event in events) == 6
     assert (events[-1]["event"], events[-1]["outcome"]) == ("end", "reconstruct done")
     assert events[-1]["scene"] == str(tmp_path / "scene.ply")
-    assert events[-1]["inputs"] == "2 read"
+    assert events[-1]["inputs"] == "1 read"
 
 
 def test_what_a_stage_found_is_in_the_closing_line_of_every_run(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_what_a_stage_found_is_in_the_closing_line_of_every_run(tmp_path: Path) 
     after_a_kill, untouched = run_tiny(tmp_path), run_tiny(tmp_path)
     for done in (after_a_kill, untouched):
         assert "first: already done" in done.stderr
-        assert " | inputs 2 read | " in done.stderr.splitlines()[-1]
+        assert " | inputs 1 read | " in done.stderr.splitlines()[-1]
 
 
 def test_status_sees_what_a_kill_left(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Finished searches, kept beside the stage's other files, so that a run that was killed, or one that only joins its clips
-in another way, does not search again.
+"""Finished searches, kept beside the stage's other files, so that a run that was killed, or one that only joins its
+clips in another way, does not search again.
 
 A file's name says what it depends on: the clip's own pictures and times and the settings of its own search. How the
 clips are joined (reference, synchronisation, the other clips) does not count.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,8 @@ from fourdgen.poses.search import ClipSolution
 from fourdgen.workspace import write_atomically
 
 PATTERN = "solution-*.pt"
-_PARTS = (
-    "frames", "rotation", "place", "focal", "model", "loss", "still", "name", "turn_sign", "frame_loss", "still_loss",
-)  # fmt: skip
+# The nodes serve the search alone, and a verdict is a record of its own.
+_PARTS = [f.name for f in fields(ClipSolution) if f.name not in ("nodes", "verdict")]
 
 
 def name_of(

@@ -24,7 +24,7 @@ from fourdgen.data.records import Alignment, ClipAlignment
 from fourdgen.data.sources import clip_names
 from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.timeline import ticks
-from fourdgen.poses import check, given, kept, store, timing, tracks
+from fourdgen.poses import check, given, hull_check, kept, store, timing, tracks
 from fourdgen.poses.accept import doubted
 from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.compare import Fit, Pace
@@ -37,7 +37,7 @@ from fourdgen.poses.stranger import color_distance
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
-VERSION = 5
+VERSION = 6  # of this stage and of the searches that it keeps
 GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose finds the focal length
 KNOWN_STEPS = 150  # for the small model of a clip whose cameras were given
 SAME_PICTURE = 1.0  # mean difference of two frames, of 255, up to which they show the same
@@ -150,11 +150,7 @@ def _given(ctx: Context, config: AlignConfig, capture: Capture, names: list[str]
         clips[clip.name] = replace(plain, given=True)
     reference = config.reference or names[0]
     clips = _toned(ctx, config, capture, clips, reference)
-    windows = []
-    for clip in filmed:
-        pictures = _windows(capture, clip.name, 10, 96)
-        windows.append((clip.name, pictures, clips[clip.name].cam_from_root[pictures.frame]))
-    check.draw_given(windows, ctx.folder / "check.png")
+    check.draw(_given_blocks(capture, clips), ctx.folder / "check.png")
     ctx.report.emit("note", text=f"cameras given; the subject's radius is {radius:.3g} in their units")
     return Alignment(_synchronised(ctx, config, capture, clips, reference), reference, world, given=True)
 
@@ -182,6 +178,12 @@ def _toned(
             clip=name, gain=gain.tolist(), bias=bias.tolist(),
         )  # fmt: skip
     return out
+
+
+def _given_blocks(capture: Capture, clips: dict[str, ClipAlignment]) -> list[check.Block]:
+    """Frames of the clips with cameras, and whether these fit them."""
+    windows = {name: _windows(capture, name, check.COLUMNS, 96) for name in clips}
+    return hull_check.blocks(windows, clips, {name: capture.clip(name).size for name in clips})
 
 
 def _plain(poses: Tensor, K: Tensor, confidence: Tensor, accepted: bool = True, reason: str = "") -> ClipAlignment:
@@ -299,7 +301,7 @@ def joined(
         solved[reference] = _known(capture, reference, known.clips[reference], config, ctx.seed)
     clips: dict[str, ClipAlignment] = {} if known is None else dict(known.clips)
     left_out = {}
-    fits = []
+    blocks = [] if known is None else _given_blocks(capture, clips)
     for name, solution in solutions.items():
         tone = torch.ones(3), torch.zeros(3)
         mine, doubts = solved[name], [] if solution.verdict.accepted else [solution.verdict.reason]
@@ -318,6 +320,8 @@ def joined(
             if not found.fits:
                 left_out[name] = found.reason
                 ctx.report.warn(f"{name} is left out: {found.reason}")
+                placed = replace(mine, rotation=found.rotation, place=found.place, model=solved[reference].model)
+                blocks.append(check.block_of(name, placed.fit(), left_out=found.reason))
                 continue
             if found.reason:
                 doubts.append(found.reason)
@@ -326,8 +330,9 @@ def joined(
         clips[name] = replace(frames, gain=tone[0], bias=tone[1])
         # The reference's model from the clip's poses: it shows whether the clip was placed rightly beside it.
         shown = replace(mine, model=solved[reference].model)
-        fits.append((_caption(name, solution, doubts), shown.fit()))
-    check.draw_poses(fits, ctx.folder / "check.png")
+        said = "the view does not turn" if solution.still else ""
+        blocks.append(check.block_of(name, shown.fit(), said, "; ".join(doubts)))
+    check.draw(blocks, ctx.folder / "check.png")
     clips = _synchronised(ctx, config, capture, clips, reference)
     ordered = {clip.name: clips[clip.name] for clip in capture.clips if clip.name in clips}
     world = None if known is None else known.world_from_input
@@ -344,11 +349,6 @@ def _known(capture: Capture, name: str, clip: ClipAlignment, config: AlignConfig
     fit.run(max(3, round(KNOWN_STEPS * config.effort)), Pace(turn=0.0, place=0.0, depth=0.0, smooth=0.0), decay=False)
     model = {key: value.detach() for key, value in fit.model.items()}
     return Solved(pictures, poses[:, :3, :3], place, focal, model, fit.score())
-
-
-def _caption(name: str, solution: ClipSolution, doubts: list[str]) -> str:
-    state = "uncertain: " + "; ".join(doubts) if doubts else "accepted"
-    return f"{name}: {'still' if solution.still else 'turning'}, {state}"
 
 
 def _best(solutions: dict[str, ClipSolution]) -> str:

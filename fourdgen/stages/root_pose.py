@@ -103,7 +103,7 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
                 capture, name, aligned, pictures.frame[rows], poses[rows], found[i], losses[rows], parts[i], i in still
             )
         single = check.of_clip(fit, i)
-        singles.append((f"{name}: fov {_fov(found[i]):.0f} degrees", single))
+        singles.append((name, single, found[i]))
         shared = overlap(single)
         ctx.report.emit(
             "note", text=f"{name}: field of view {_fov(found[i]):.0f} degrees, outlines agree to {100 * shared:.0f} %",
@@ -111,9 +111,14 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
         )  # fmt: skip
         if shared < OVERLAP and i not in still:
             doubts[name].append(outlines_doubt(shared))
-    check.draw_poses(singles, ctx.folder / "check.png")
     clips = {name: clips[name] for name in alignment.clips}
     said = {name: "; ".join(filter(None, parts)) for name, parts in doubts.items()}
+    blocks = [
+        check.block_of(name, single, f"field of view {_fov(focal):.0f} degrees", said[name], given=clips[name].given)
+        for name, single, focal in singles
+    ]
+    blocks += [check.Block(name, f"{name}: LEFT OUT: {why}", check.OUT, []) for name, why in alignment.left_out.items()]
+    check.draw(blocks, ctx.folder / "check.png")
     reason = "; ".join(f"{name}: {text}" for name, text in said.items() if text)
     if reason:
         ctx.report.warn(f"the cameras are uncertain, and options in brackets may help: {reason}")
