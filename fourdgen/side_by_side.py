@@ -77,6 +77,7 @@ def _watched(progress: Sequence[Path], report: Reporter, stage: str) -> Iterator
     """Tells how far all jobs are while the block runs. A thread looks at the files, since a job that runs in this
     process is as busy as one that runs elsewhere; nobody else speaks to `report` meanwhile."""
     over = threading.Event()
+    seen = [0] * len(progress)  # a file that is being written just now looks empty
 
     def tell(percent: int) -> None:
         report.emit("step", stage=stage, step=percent, total=100 * len(progress))
@@ -84,7 +85,8 @@ def _watched(progress: Sequence[Path], report: Reporter, stage: str) -> Iterator
     def watch() -> None:
         with suppress(OSError):  # a full disk stops the run when the stage itself says something next
             while not over.wait(LOOK):
-                tell(sum(map(_percent, progress)))
+                seen[:] = map(max, seen, map(_percent, progress))
+                tell(sum(seen))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
