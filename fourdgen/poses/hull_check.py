@@ -99,7 +99,9 @@ def blocks(
     for (name, pictures), (drawn, shared) in zip(windows.items(), fitting(views), strict=True):
         frames = pictures.picture[:, :3].permute(0, 2, 3, 1)
         fits = shared >= FITS
-        said = "the shape that all outlines share (pink) fits" if fits else "NO SHAPE FITS the outlines, the best (pink)"
+        said = (
+            "the shape that all outlines share (pink) fits" if fits else "NO SHAPE FITS the outlines, the best (pink)"
+        )
         text = f"{name}: cameras given; {said} to {100 * shared:.0f} %"
         rows = [frames, outlined(frames, drawn)]
         found.append(Block(name, text, GREY if fits else DOUBT, rows, clips[name].cam_from_root))

@@ -37,7 +37,7 @@ from fourdgen.poses.stranger import color_distance
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
-VERSION = 7  # of this stage and of the searches that it keeps
+VERSION = 8  # of this stage and of the searches that it keeps
 GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose finds the focal length
 KNOWN_STEPS = 150  # for the small model of a clip whose cameras were given
 SAME_PICTURE = 1.0  # mean difference of two frames, of 255, up to which they show the same
