@@ -26,6 +26,8 @@ setup: $(READY)
 $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt depth-anything-3 || \
+	    echo "depth-anything-3 could not be installed: its tests will be skipped"
 	touch $@
 
 check: $(READY)

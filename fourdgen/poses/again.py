@@ -15,8 +15,9 @@ from torch import Tensor
 
 from fourdgen.poses.candidates import BODY, NODES, WAVES, Candidate, SearchSettings, distinct, first_fit, steps_of
 from fourdgen.poses.compare import Fit, Nodes, cosines
-from fourdgen.poses.hypotheses import orbit_starts, returning_starts, tidied
+from fourdgen.poses.hypotheses import Start, orbit_starts, returning_starts, tidied
 from fourdgen.poses.pictures import Pictures
+from fourdgen.poses.suggested import Suggested
 from fourdgen.poses.turn import Turn
 
 FIRST = (10, 15, 45)  # steps: poses held, body bends, poses bend as a curve of 5 cosines
@@ -30,8 +31,11 @@ def look_again(
     pictures: Pictures, turn: Turn, settings: SearchSettings, step: Callable[[int, int], None]
 ) -> list[Candidate]:
     """The best few distinct paths of a wide search in which the body moves, to be refined as others are."""
-    starts = orbit_starts(turn, pictures.frame, pictures.time, settings.turn, settings.sweep, ELEVATIONS)
-    starts += returning_starts(pictures.time, settings.turn, ELEVATIONS, settings.sweep)
+    starts: list[Start | Suggested] = [
+        *orbit_starts(turn, pictures.frame, pictures.time, settings.turn, settings.sweep, ELEVATIONS),
+        *returning_starts(pictures.time, settings.turn, ELEVATIONS, settings.sweep),
+        *settings.more_starts(),
+    ]
     tried = []
     for i, start in enumerate(starts):
         fit = moving(pictures, start.rotations(pictures, settings.focal), None, settings, FIRST, 5, seed=0)

@@ -11,6 +11,7 @@ from fourdgen.poses.accept import path_difference
 from fourdgen.poses.compare import Fit, Pace
 from fourdgen.poses.course import course_of
 from fourdgen.poses.pictures import Pictures
+from fourdgen.poses.suggested import Suggested
 
 NODES, WAVES = 20, 10  # body motion in the final fit, so that a leap or a swing is not read as a turn of the camera
 BODY = Pace(turn=0.006, bend=0.004, stiff=0.1, smooth=30.0, level=0.2)  # cameras move smoothly and hardly roll
@@ -28,6 +29,12 @@ class SearchSettings:
     surfels: int = 1000
     effort: float = 1.0
     seed: int = 0
+    suggested: Suggested | None = None  # one more start
+
+    def more_starts(self) -> list[Suggested]:
+        """Starts beside the orbits."""
+        path = self.suggested
+        return [] if path is None or not path.obeys(self.turn, self.sweep) else [path]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import io
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,10 +37,14 @@ def name_of(
     """The file of a clip's search. `version`: of the stage, which grows whenever a search would end differently."""
     digest = hashlib.sha256()
     kernel = native.available()  # its sums are rounded differently
-    digest.update(json.dumps([version, kernel, list(rgb.shape), asdict(settings)], sort_keys=True).encode())
+    digest.update(_plain([version, kernel, list(rgb.shape), asdict(settings)]))
     for array in (rgb, mask, seconds.double().numpy()):
         digest.update(np.ascontiguousarray(array).tobytes())
     return PATTERN.replace("*", digest.hexdigest()[:32])
+
+
+def _plain(parts: list[Any]) -> bytes:
+    return json.dumps(parts, sort_keys=True, default=Tensor.tolist).encode()  # a suggested path is in tensors
 
 
 def write(solution: ClipSolution, path: Path) -> None:

@@ -27,8 +27,9 @@ from fourdgen.poses.accept import (
 from fourdgen.poses.again import look_again
 from fourdgen.poses.candidates import BODY, NODES, WAVES, Candidate, SearchSettings, distinct, first_fit, steps_of
 from fourdgen.poses.compare import Fit, Nodes, Pace, cosines
-from fourdgen.poses.hypotheses import SWEEPS, azimuths, orbit_starts, stretched, tidied
+from fourdgen.poses.hypotheses import SWEEPS, Start, azimuths, orbit_starts, stretched, tidied
 from fourdgen.poses.pictures import Pictures, cut, spread
+from fourdgen.poses.suggested import Suggested
 from fourdgen.poses.turn import Turn, turn_from_flow
 
 # steps with poses held, steps with poses free, hypotheses that survive. The surfels must settle before the poses move:
@@ -236,7 +237,10 @@ def _race(
     pictures: Pictures, turn: Turn, settings: SearchSettings, step: Callable[[int, int], None], watch: Callable
 ) -> list[Candidate]:
     """Successive halving over all starts: the survivors, best first."""
-    starts = orbit_starts(turn, pictures.frame, pictures.time, settings.turn, settings.sweep)
+    starts: list[Start | Suggested] = [
+        *orbit_starts(turn, pictures.frame, pictures.time, settings.turn, settings.sweep),
+        *settings.more_starts(),
+    ]
     paths: list[tuple[str, Tensor, Tensor | None]] = [
         (s.name, s.rotations(pictures, settings.focal), None) for s in starts
     ]

@@ -34,6 +34,9 @@ from fourdgen.poses.register import Solved, register, tone
 from fourdgen.poses.search import LEAST_FRAMES, ClipSolution
 from fourdgen.poses.side_by_side import solve_clips
 from fourdgen.poses.stranger import color_distance
+from fourdgen.poses.suggested import NAME as SUGGESTED
+from fourdgen.poses.suggested import suggest_all
+from fourdgen.priors import geometry
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
@@ -61,6 +64,7 @@ class AlignConfig:
     side: int = 48  # size in pixels of the pictures on which poses are searched
     surfels: int = 1000  # of the small models that are rendered and compared
     effort: float = 1.0  # factor on all step counts of the search
+    geometry: str | None = None  # folder or hub name of a Depth Anything 3 model that suggests one more camera path
 
     def __post_init__(self) -> None:
         if self.fov is not None and not 2 <= self.fov <= 150:
@@ -80,6 +84,8 @@ class AlignConfig:
 
 def check_reference(job: Job, config: AlignConfig) -> None:
     """The reference must be one of the clips, and have cameras if any clip has: both are known before any work."""
+    if config.geometry is not None:
+        geometry.check(config.geometry)
     names = clip_names(job.inputs)
     if config.reference is None:
         return
@@ -109,6 +115,11 @@ def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
         return known
     equal = {name for name in without if _motionless(capture, name)}
     settings = {name: _settings(ctx, config, name in equal) for name in without}
+    if config.geometry is not None:
+        network = geometry.load(config.geometry, ctx.device)
+        turning = [name for name in without if settings[name].turn != "none"]
+        for name, path in suggest_all(network, capture, turning, ctx.report).items():
+            settings[name] = replace(settings[name], suggested=path)
     solutions = solve_clips(capture, settings, ctx.folder, ctx.threads, ctx.report, VERSION)
     for name in equal:
         ctx.report.warn(f"{name}: {EQUAL}, so the view counts as still")
@@ -274,6 +285,8 @@ def _report(ctx: Context, config: AlignConfig, name: str, solution: ClipSolution
         )  # fmt: skip
     if not verdict.accepted:
         report.emit("note", text=f"{name}: the camera path is uncertain so far", reason=verdict.reason)
+    if solution.name == SUGGESTED:
+        report.emit("note", text=f"{name}: the path that neural geometry says led to the best one", clip=name)
     wanted = {"cw": 1, "ccw": -1}.get(config.turn, 0)
     if len(solution.frames) < LEAST_FRAMES:
         report.warn(f"{name}: {verdict.reason}, so it counts as still")
@@ -403,7 +416,8 @@ def mask_centers(
 
 
 def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:
-    return (f"native kernel {'present' if native.available() else 'absent'}",)
+    kernel = f"native kernel {'present' if native.available() else 'absent'}"
+    return (kernel,) if config.geometry is None else (kernel, f"geometry {geometry.files_of(config.geometry)}")
 
 
 STAGE = Stage(
