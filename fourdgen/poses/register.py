@@ -188,16 +188,18 @@ def tone(
 ) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
     """Gain and bias of the second clip's colours against the first's, both under poses that are known and stay.
 
-    The fit begins where the clips' mean colours agree: it moves too slowly to find half the light from none.
+    Factors under which the clips' mean colours agree are where it begins, and what the model settles under: light acts
+    by a factor. The fit then corrects what the sides that only one clip shows do to the means, in small steps, for a
+    bias that is free to move explains half of another light before the model's colours have settled.
     """
     joint = joint_fit(pictures, rotation, place, focal, seed)
     first, second = (subject_colors(clip).mean(0).clamp_min(0.02) for clip in pictures)
     joint.tint = torch.cat([(second / first).log(), torch.zeros(3)])[None].requires_grad_()
     held, _, bent = (max(3, round(count * effort)) for count in POLISH)
-    still = Pace(turn=0.0, place=0.0, depth=0.0, smooth=0.0, steady=0.0, tint=TINT)
-    joint.run(held, still, batch=8, decay=False)
+    still = Pace(turn=0.0, place=0.0, depth=0.0, smooth=0.0, steady=0.0, tint=TINT / 8)
+    joint.run(held, replace(still, tint=0.0), batch=8, decay=False)
     joint.nodes = Nodes(joint, NODES, WAVES)
-    joint.run(bent, replace(still, bend=0.004, tint=TINT / 2), batch=8)
+    joint.run(bent, replace(still, bend=0.004), batch=8)
     gain, bias = (values[1].detach() for values in joint.tones())
     return gain, bias
 

@@ -139,15 +139,16 @@ def _unsearched(
 
 
 def _sweep_doubted(solution: ClipSolution, pictures: Pictures, settings: SearchSettings) -> ClipSolution:
-    """The solution with a doubt where the same path, stretched to another sweep and let go, fits clearly better than
-    the one that is held to what was given."""
+    """The solution with a doubt where the same path, stretched to another sweep (or mirrored, unless its sense is
+    given) and let go, fits clearly better than the one that is held to what was given."""
     assert settings.sweep is not None
     free = replace(settings, sweep=None)
     own = _probed("own", solution.rotation, solution.place, pictures, settings).loss
     angle = torch.rad2deg(azimuths(solution.rotation))
     reach = max(float(angle.max() - angle.min()), 1.0)
     others = [
-        _probed("", stretched(solution.rotation, sweep / reach), solution.place, pictures, free)
+        _probed("", stretched(solution.rotation, sense * sweep / reach), solution.place, pictures, free)
+        for sense in ((1,) if _told(settings) else (1, -1))
         for sweep in SWEEPS
         if max(sweep / settings.sweep, settings.sweep / sweep) > OTHER_SWEEP
     ]
