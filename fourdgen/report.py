@@ -45,8 +45,8 @@ class Reporter(Protocol):
 
     Events in use: "stage" (stage, state: started, done or skipped, seconds, peak_mb, check: its picture), "step"
     (stage, step, total, loss, psnr, surfels), "note" (text), "fact" (name, text: for the closing line, also of a run
-    that skips the stage that found it). Any further fields go to log.jsonl unchanged, so they must be plain numbers,
-    strings, lists or dicts.
+    that skips the stage that found it; bare: the text alone is said). Any further fields go to log.jsonl unchanged, so
+    they must be plain numbers, strings, lists or dicts.
     """
 
     def emit(self, event: str, **fields: Any) -> None: ...
@@ -188,7 +188,8 @@ class ConsoleReporter:
         self._interval = interval  # seconds between two plain lines of one stage
         self.worked = False  # whether anything was begun: a refusal before that needs no closing line
         self.places: dict[str, Path] = {}  # where things are, for the closing line: name -> path
-        self._facts: dict[str, str] = {}  # name -> what the closing line says of it
+        self._facts: dict[str, str] = {}  # name -> what is said of it
+        self._spoken: dict[str, str] = {}  # the same as the closing line says it
         self._begun = time.monotonic()
         self._peak_mb = 0.0
         self._pace: dict[str, tuple[float, int]] = {}  # stage -> (when its first step came, which step that was)
@@ -200,7 +201,8 @@ class ConsoleReporter:
         if event != "step":
             self._peak_mb = max(self._peak_mb, peak_memory_mb(), float(fields.get("peak_mb") or 0.0))
         if event == "fact":
-            self._facts[str(fields["name"])] = str(fields["text"])
+            name, text = str(fields["name"]), str(fields["text"])
+            self._facts[name], self._spoken[name] = text, text if fields.get("bare") else f"{name} {text}"
         if self._json:
             self._print(json_line(event, fields))
         elif event == "step":
@@ -243,7 +245,7 @@ class ConsoleReporter:
             self._print(json_line("end", ended))
             return
         parts = [f"{outcome} in {duration(seconds)}", f"peak memory {memory(peak)}"]
-        parts += [f"{name} {text}" for name, text in self._facts.items()]
+        parts += self._spoken.values()
         parts += [f"{name} {place}" for name, place in places.items()]
         self._print(" | ".join(parts))
 

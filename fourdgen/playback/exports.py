@@ -71,12 +71,15 @@ def _say_what_was_written(
     """How large it is, how much of the asset is in it, and which moment: for the closing line."""
     files_ = [path for path in output.iterdir() if path.is_file()] if output.is_dir() else [output]
     size = sum(path.stat().st_size for path in files_)
-    report.emit("fact", text=bytes_read(size) + (f" in {len(files_)} files" if output.is_dir() else ""), bytes=size)
+    files_read = f" in {len(files_)} files" if output.is_dir() else ""
+    report.emit("fact", name="size", text=bytes_read(size) + files_read, bytes=size, bare=True)
     kept, of = len(shown.surfels), len(scene.surfels)
     if "crop_confidence" not in row.ignores:
-        report.emit("fact", text=f"kept {kept} of {of} surfels" if kept < of else f"{of} surfels", kept=kept, of=of)
+        said = f"kept {kept} of {of} surfels" if kept < of else f"{of} surfels"
+        report.emit("fact", name="surfels", text=said, kept=kept, of=of, bare=True)
     moment = moment_of(adapt.time)
     if row.moment or moment is not None:
         clip = shown.clips[shown.reference]
         seconds = float(clip.seconds[0])
-        report.emit("fact", text=f"clip {clip.name} at {seconds:g} s", clip=clip.name, seconds=seconds)
+        shows = f"clip {clip.name} at {seconds:g} s"
+        report.emit("fact", name="moment", text=shows, clip=clip.name, seconds=seconds, bare=True)
