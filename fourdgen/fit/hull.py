@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
 from scipy.spatial import cKDTree
@@ -20,6 +20,7 @@ from fourdgen.fit.views import View
 
 CANDIDATES = 100_000
 SHARE_START, SHARE_STEP, SURVIVORS = 0.85, 0.05, 1500
+OUTSIDE = 0.25  # of the window: what is filmed so far beyond its border is background
 SOLVED = 64  # pixels a side at which a silhouette is inflated
 ONE_SIDE = 0.94  # cosine of 20 degrees: views closer together than this to their middle show one side only
 
@@ -112,16 +113,27 @@ def look_up(
     layers = torch.cat([view.rgb, view.mask[None], known[None], thick[None]])
     values = F.grid_sample(layers[None], grid[None, None], align_corners=False)[0, :, 0].T
     in_window = (grid.abs() < 1).all(1) & (depth[0] > 0)
-    # A window is cut around the subject: what falls outside it is background, unless the picture itself ended there.
-    left, top, right, bottom = view.picture or (-torch.inf, -torch.inf, torch.inf, torch.inf)
-    x, y = pixels[0].unbind(1)
-    filmed = (x > left) & (x < right) & (y > top) & (y < bottom) & (depth[0] > 0)
-    visible = torch.where(in_window, values[:, 4] > 0.5, filmed)
+    # A window is cut around the subject, so what falls outside it is background. Where the picture ended within the
+    # window, only what was filmed and lies clearly outside counts as that: a limb's point of one moment may leave the
+    # window at another, and a hull without limbs is worse than a loose one.
+    visible = torch.where(in_window, values[:, 4] > 0.5, _clearly_outside(pixels[0], view) & (depth[0] > 0))
     inside = (values[:, 3] > 0.5) & in_window & visible
     if side is not None:
         before = points @ side
         inside &= before.abs() * view.K[0, 0] <= values[:, 5] * (depth[0] + before)  # the scale is the middle's
     return inside.float(), values[:, :3] / values[:, 3:4].clamp_min(0.05), visible.float()
+
+
+def _clearly_outside(pixels: Float[Tensor, "p 2"], view: View) -> Bool[Tensor, "p"]:
+    """Whether points outside a view's window are known to be background."""
+    if view.weight is None:
+        return torch.ones(len(pixels), dtype=torch.bool)
+    width, height = view.size
+    left, top, right, bottom = view.picture or (0.0, 0.0, float(width), float(height))
+    x, y = pixels.unbind(1)
+    filmed = (x > left) & (x < right) & (y > top) & (y < bottom)
+    beyond = torch.stack([-x, x - width, -y, y - height]).amax(0)
+    return filmed & (beyond > OUTSIDE * max(width, height))
 
 
 def shell(points: Tensor, colors: Tensor, share: float, count: int, extent: float, generator: torch.Generator) -> Seeds:

@@ -44,16 +44,17 @@ def test_a_ball_seen_from_one_side_is_carved_as_a_ball() -> None:
     assert float(points.norm(dim=1).max()) < 0.75
 
 
-def test_where_the_picture_goes_on_beyond_the_window_is_background() -> None:
-    """A point to the left, where the picture ends with the window, may be there; one above, which was filmed, not."""
+def test_where_the_picture_goes_on_far_beyond_the_window_is_background() -> None:
+    """A point to the left, where the picture ends with the window, may be there, and one just above, which a limb may
+    reach at another moment; one far above, which was filmed, not."""
     views, poses = ball_views(torch.zeros(1))
     weight = torch.ones(64, 64)
     portrait = replace(views[0], weight=weight, picture=(0.0, -50.0, 64.0, 64.0))
     toward = poses[0, :3, :3].T
-    points = torch.stack([-1.8 * toward[:, 0], -1.8 * toward[:, 1], 1.8 * toward[:, 1], -5.0 * toward[:, 1]])
-    inside, _, visible = look_up(points, portrait, poses[0])
-    assert visible.tolist() == [0, 1, 0, 0] and not bool(inside.any())
-    assert look_up(points, replace(portrait, picture=None), poses[0])[2].tolist() == [1, 1, 1, 1]
+    places = [-1.8 * toward[:, 0], -1.2 * toward[:, 1], -1.8 * toward[:, 1], 1.8 * toward[:, 1], -5.0 * toward[:, 1]]
+    inside, _, visible = look_up(torch.stack(places), portrait, poses[0])
+    assert visible.tolist() == [0, 0, 1, 0, 0] and not bool(inside.any())
+    assert look_up(torch.stack(places), views[0], poses[0])[2].tolist() == [1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("side", [50, 129, 300])
