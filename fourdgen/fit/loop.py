@@ -28,7 +28,7 @@ from fourdgen.scene.surfels import rgb_from_sh
 
 LATE = 0.6  # progress from which normals count fully
 SETTLE = 0.9  # progress from which only filmed frames are drawn: a round of regeneration ends on what is certain
-FIT_STEPS = 500
+FIT_STEPS = 500  # over which it is averaged how well the drawn frames are fitted, for the choice among starts
 HULL_EXTENT = 1.3  # half side of the cube that is carved; the subject's radius is 0.5-1
 
 
