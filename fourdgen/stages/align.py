@@ -14,41 +14,35 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from fourdgen import native
 from fourdgen.data.capture import Capture, stack
 from fourdgen.data.intake import clips_with_cameras
 from fourdgen.data.records import Alignment, ClipAlignment
 from fourdgen.data.sources import clip_names
-from fourdgen.geometry.camera import Cameras
-from fourdgen.geometry.timeline import ticks
-from fourdgen.poses import check, given, hull_check, kept, store, timing, tracks
+from fourdgen.poses import check, given, hull_check, kept, store, tracks
 from fourdgen.poses.accept import doubted
 from fourdgen.poses.candidates import SearchSettings
-from fourdgen.poses.compare import Fit, Pace
 from fourdgen.poses.hypotheses import azimuths
-from fourdgen.poses.pictures import Pictures, cut, mask_boxes, seen_through, spread, whole_boxes
-from fourdgen.poses.register import Solved, register, tone
+from fourdgen.poses.joining import best_of, join_clips, windows_of
+from fourdgen.poses.pictures import seen_through, spread
+from fourdgen.poses.register import tone
 from fourdgen.poses.search import LEAST_FRAMES, ClipSolution
 from fourdgen.poses.side_by_side import solve_clips
 from fourdgen.poses.stranger import color_distance
 from fourdgen.poses.suggested import NAME as SUGGESTED
 from fourdgen.poses.suggested import suggest_all
+from fourdgen.poses.synchronise import synchronised
 from fourdgen.priors import geometry
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
 VERSION = 8  # of this stage and of the searches that it keeps
 GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose finds the focal length
-KNOWN_STEPS = 150  # for the small model of a clip whose cameras were given
 SAME_PICTURE = 1.0  # mean difference of two frames, of 255, up to which they show the same
-SYNC_FRAMES = 72  # of each clip are compared to find out when it was filmed
 EQUAL = "all its frames are the same picture"
 TONE_FRAMES = 24  # of each clip in the fit of its colours, where cameras are given
 OTHER_LIGHT = 3.5  # delta E between two clips of one subject: one exposure leaves up to 2.9 (see poses/stranger.py)
-UNSURE = 0.5  # factor on the confidence of a clip that failed a test
 
 
 @dataclass(frozen=True)
@@ -157,13 +151,16 @@ def _given(ctx: Context, config: AlignConfig, capture: Capture, names: list[str]
     clips = {}
     for clip in filmed:
         assert clip.cameras is not None
-        plain = _plain(world.move_cameras(clip.cameras.cam_from_world), clip.cameras.K, torch.ones(len(clip)))
-        clips[clip.name] = replace(plain, given=True)
+        placed, sure = world.move_cameras(clip.cameras.cam_from_world), torch.ones(len(clip))
+        clips[clip.name] = ClipAlignment(
+            placed, clip.cameras.K.float(), sure, torch.ones(3), torch.zeros(3), given=True
+        )
     reference = config.reference or names[0]
     clips = _toned(ctx, config, capture, clips, reference)
     check.draw(_given_blocks(capture, clips), ctx.folder / "check.png")
     ctx.report.emit("note", text=f"cameras given; the subject's radius is {radius:.3g} in their units")
-    return Alignment(_synchronised(ctx, config, capture, clips, reference), reference, world, given=True)
+    clips = synchronised(capture, clips, reference, config.sync, ctx.report)
+    return Alignment(clips, reference, world, given=True)
 
 
 def _toned(
@@ -171,7 +168,9 @@ def _toned(
 ) -> dict[str, ClipAlignment]:
     """With gain and bias of each clip's colours against the reference's, where these differ by more than the other
     sides that a clip of one subject shows."""
-    seen = {name: _windows(capture, name, TONE_FRAMES, config.side) for name in clips}
+    seen = {
+        name: windows_of(capture, name, spread(len(capture.clip(name)), TONE_FRAMES), config.side) for name in clips
+    }
     out = dict(clips)
     for name in clips:
         if name == reference or color_distance(seen[reference], seen[name]) <= OTHER_LIGHT:
@@ -193,61 +192,8 @@ def _toned(
 
 def _given_blocks(capture: Capture, clips: dict[str, ClipAlignment]) -> list[check.Block]:
     """Frames of the clips with cameras, and whether these fit them."""
-    windows = {name: _windows(capture, name, check.COLUMNS, 96) for name in clips}
+    windows = {name: windows_of(capture, name, spread(len(capture.clip(name)), check.COLUMNS), 96) for name in clips}
     return hull_check.blocks(windows, clips, {name: capture.clip(name).size for name in clips})
-
-
-def _plain(poses: Tensor, K: Tensor, confidence: Tensor, accepted: bool = True, reason: str = "") -> ClipAlignment:
-    return ClipAlignment(
-        poses.float(), K.float(), confidence, torch.ones(3), torch.zeros(3), accepted=accepted, reason=reason
-    )
-
-
-def _synchronised(
-    ctx: Context, config: AlignConfig, capture: Capture, clips: dict[str, ClipAlignment], reference: str
-) -> dict[str, ClipAlignment]:
-    """Which clips show the reference's motion; when each began and how fast it went is found from the outlines.
-
-    With --sync all do, though only a map that the outlines bear out is taken; unasked, those that show it plainly.
-    """
-    if config.sync is False or len(clips) < 2:
-        return clips
-    seen = {name: _outlines(capture, name, clip) for name, clip in clips.items()}
-    out = {}
-    for name, clip in clips.items():
-        out[name] = clip
-        if name == reference:
-            continue
-        apart = timing.tangency(seen[reference][1:], seen[name][1:])
-        found = timing.find_time_map(apart, seen[reference][0], seen[name][0])
-        if config.sync is None and not found.speaks_for_itself:
-            continue
-        if not found.evident:
-            found = replace(found, offset=0.0, rate=1.0)
-            ctx.report.warn(
-                f"{name}: --sync is obeyed, but the outlines do not bear it out that {name} shows the motion of "
-                f"{reference}: their own times are taken (--no-sync, or --cameras)"
-            )
-        out[name] = replace(clip, synchronised_with=reference, time_offset=found.offset, time_rate=found.rate)
-        ctx.report.emit(
-            "note", text=f"{name} shows the motion of {reference} at {found.rate:.2f} x its time {found.offset:+.2f} s"
-            + ("" if config.sync else " (found; --no-sync if it does not)"),
-            clip=name, offset=found.offset, rate=found.rate, cost=min(found.cost, 99.0), plain=min(found.plain, 99.0),
-        )  # fmt: skip
-    return out
-
-
-def _outlines(capture: Capture, name: str, clip: ClipAlignment) -> tuple[Tensor, UInt8[np.ndarray, "t h w"], Cameras]:
-    """Times, masks and cameras of a clip's frames, at most SYNC_FRAMES of them."""
-    chosen = spread(len(clip.K), SYNC_FRAMES)
-    cameras = Cameras(clip.cam_from_root[chosen], clip.K[chosen], capture.clip(name).size)
-    return capture.clip(name).seconds[chosen], stack(capture, name, chosen)[1].numpy(), cameras
-
-
-def _windows(capture: Capture, name: str, most: int, side: int) -> Pictures:
-    chosen = spread(len(capture.clip(name)), most)
-    rgb, mask = stack(capture, name, chosen)
-    return cut(rgb.numpy(), mask.numpy(), side).numbered(chosen, ticks(capture.clip(name).seconds))
 
 
 # ---- cameras searched
@@ -308,111 +254,15 @@ def joined(
     known: Alignment | None = None,
 ) -> Alignment:  # fmt: skip
     """All clips in the root frame of the reference; with `known` (clips whose cameras were given) in theirs."""
-    reference = known.reference if known is not None else config.reference or _best(solutions)
-    solved = {name: _solved(capture, name, solution, config.side) for name, solution in solutions.items()}
-    if known is not None:
-        solved[reference] = _known(capture, reference, known.clips[reference], config, ctx.seed)
-    clips: dict[str, ClipAlignment] = {} if known is None else dict(known.clips)
-    left_out = {}
-    blocks = [] if known is None else _given_blocks(capture, clips)
-    for name, solution in solutions.items():
-        tone = torch.ones(3), torch.zeros(3)
-        mine, doubts = solved[name], [] if solution.verdict.accepted else [solution.verdict.reason]
-        if name != reference:
-            found = register(solved[reference], mine, ctx.seed, config.effort, known is not None)
-            ctx.report.emit(
-                "note",
-                text=f"{name} joins {reference}",
-                margin=min(found.margin, 99.0),
-                stranger=found.stranger,
-                apart=found.apart,
-                exposed=found.exposed,
-                gain=found.gain.tolist(),
-                bias=found.bias.tolist(),
-            )
-            if not found.fits:
-                left_out[name] = found.reason
-                ctx.report.warn(f"{name} is left out: {found.reason}")
-                placed = replace(mine, rotation=found.rotation, place=found.place, model=solved[reference].model)
-                blocks.append(check.block_of(name, placed.fit(), left_out=found.reason))
-                continue
-            if found.reason:
-                doubts.append(found.reason)
-            mine, tone = replace(mine, rotation=found.rotation, place=found.place), (found.gain, found.bias)
-        frames = _all_frames(capture, name, mine, solution, not doubts, "; ".join(doubts))
-        clips[name] = replace(frames, gain=tone[0], bias=tone[1])
-        # The reference's model from the clip's poses: it shows whether the clip was placed rightly beside it.
-        shown = replace(mine, model=solved[reference].model)
-        said = "the view does not turn" if solution.still else ""
-        blocks.append(check.block_of(name, shown.fit(), said, "; ".join(doubts)))
-    check.draw(blocks, ctx.folder / "check.png")
-    clips = _synchronised(ctx, config, capture, clips, reference)
+    reference = known.reference if known is not None else config.reference or best_of(solutions)
+    given_clips = {} if known is None else dict(known.clips)
+    blocks = [] if known is None else _given_blocks(capture, given_clips)
+    found = join_clips(capture, solutions, reference, _settings(ctx, config, False), ctx.report, known)
+    check.draw(blocks + found.blocks, ctx.folder / "check.png")
+    clips = synchronised(capture, given_clips | found.clips, reference, config.sync, ctx.report)
     ordered = {clip.name: clips[clip.name] for clip in capture.clips if clip.name in clips}
     world = None if known is None else known.world_from_input
-    return Alignment(ordered, reference, world, given=False, left_out=left_out)
-
-
-def _known(capture: Capture, name: str, clip: ClipAlignment, config: AlignConfig, seed: int) -> Solved:
-    """A clip with cameras as if it had been solved: a small model under its poses."""
-    pictures = _windows(capture, name, config.frames, config.side)
-    poses = clip.cam_from_root[pictures.frame]
-    pictures, focal = seen_through(pictures, clip.K[pictures.frame], capture.clip(name).size)
-    place = tracks.places_of(poses, focal, float(pictures.extent))
-    fit = Fit(pictures, poses[:, :3, :3], torch.tensor([focal]), config.surfels, seed, place=place)
-    fit.run(max(3, round(KNOWN_STEPS * config.effort)), Pace(turn=0.0, place=0.0, depth=0.0, smooth=0.0), decay=False)
-    model = {key: value.detach() for key, value in fit.model.items()}
-    return Solved(pictures, poses[:, :3, :3], place, focal, model, fit.score())
-
-
-def _best(solutions: dict[str, ClipSolution]) -> str:
-    """The accepted clip that sees most directions; the first of equals."""
-
-    def seen(solution: ClipSolution) -> tuple[bool, int]:
-        bins = torch.rad2deg(azimuths(solution.rotation)).div(15).floor().remainder(24).unique()
-        return solution.verdict.accepted, len(bins)
-
-    return max(solutions, key=lambda name: seen(solutions[name]))
-
-
-def _solved(capture: Capture, name: str, solution: ClipSolution, side: int) -> Solved:
-    rgb, mask = stack(capture, name, solution.frames)
-    pictures = cut(rgb.numpy(), mask.numpy(), side).numbered(solution.frames, ticks(capture.clip(name).seconds))
-    solved = Solved(pictures, solution.rotation, solution.place, solution.focal, solution.model, solution.loss)
-    return solved.levelled()[0]
-
-
-def _all_frames(
-    capture: Capture, name: str, solved: Solved, solution: ClipSolution, accepted: bool, reason: str
-) -> ClipAlignment:
-    """Poses of every frame of the clip, those between the solved ones included."""
-    clip = capture.clip(name)
-    count, frames = len(clip), solution.frames
-    time = ticks(clip.seconds)
-    centers, shown = mask_centers(stack(capture, name)[1].numpy(), time.numpy())
-    rotation, place = tracks.between(
-        solved.rotation, solved.place, frames, time, solved.focal, solved.pictures.center, centers
-    )
-    if solution.still:  # the camera stands: it is the subject that crosses the picture
-        rotation = solved.rotation[:1].expand(count, 3, 3)
-    poses = tracks.poses_of(rotation, place, solved.focal, float(solved.pictures.extent))
-    typical = solution.frame_loss.median()
-    per_frame = (typical / solution.frame_loss.clamp_min(1e-6)).clamp(0, 1).numpy()
-    confidence = torch.from_numpy(np.interp(time.numpy(), time[frames].numpy(), per_frame)).float() * shown
-    K = tracks.intrinsics_of(solved.focal, clip.size, count)
-    return _plain(poses, K, confidence * (1.0 if accepted else UNSURE), accepted, reason)
-
-
-def mask_centers(
-    mask: UInt8[np.ndarray, "t h w"], time: Float[np.ndarray, "t"]
-) -> tuple[Float[Tensor, "t 2"], Float[Tensor, "t"]]:
-    """Middle of the subject (else between its neighbours' in time) from the picture's, in longer sides; 1 where it
-    is."""
-    height, width = mask.shape[1:]
-    boxes = whole_boxes(mask_boxes(mask), (width, height))
-    shown = ~np.isnan(boxes[:, 0])
-    middle = np.stack([(boxes[:, 0] + boxes[:, 2] - width) / 2, (boxes[:, 1] + boxes[:, 3] - height) / 2], 1)
-    filled = [np.interp(time, time[shown], middle[shown, axis]) for axis in (0, 1)]
-    return torch.from_numpy(np.stack(filled, 1) / max(height, width)).float(), torch.from_numpy(shown).float()
+    return Alignment(ordered, reference, world, given=False, left_out=found.left_out)
 
 
 def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:

@@ -195,7 +195,8 @@ def test_both_stages_know_when_frames_were_filmed(tmp_path: Path, monkeypatch: p
         raise InterruptedError
 
     monkeypatch.setattr(root_pose, "refine_together", refine_together)
-    found = Alignment({"a": align._plain(cameras.cam_from_world, cameras.K, torch.ones(11))}, "a", None, given=False)
+    clip = ClipAlignment(cameras.cam_from_world, cameras.K, torch.ones(11), torch.ones(3), torch.zeros(3))
+    found = Alignment({"a": clip}, "a", None, given=False)
     with pytest.raises(InterruptedError):
         root_pose.STAGE.run(_context(tmp_path, "root"), root_pose.RootPoseConfig(side=16), capture, found)
     assert torch.equal(refined[0].time, shown.float())
