@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from fourdgen.adam import Adam
+from fourdgen.geometry.timeline import ticks
 from fourdgen.geometry.transforms import (
     nearest_rotation,
     quat_conjugate,
@@ -28,7 +29,7 @@ from fourdgen.scene.bones import BoneMotion
 MOST_POINTS = 3000
 INSTANTS = 12  # of each clip at which trajectories are compared
 TRAJECTORY_WEIGHT = 2.0  # of how a point moves against where it is
-SMOOTHING = 1.5  # frames
+SMOOTHING = 1.5  # usual steps from frame to frame
 NEIGHBOURS = 8
 EXTENT = 1.5 * math.sqrt(2)  # extent of a bone, in standard deviations of its points
 DISTIL_STEPS, DISTIL_RATE = 400, 4e-3
@@ -67,20 +68,35 @@ def by_trajectory(motion: BoneMotion, points: Float[Tensor, "n 3"], generator: t
     rest = points[torch.randperm(len(points), generator=generator)[:MOST_POINTS]]
     paths = {name: trajectories(motion, rest, name) for name in motion.clips if motion.clips[name].code_of == name}
     mean = torch.cat(list(paths.values())).mean(0)
-    moves = [path[:: max(1, len(path) // INSTANTS)] - mean for path in paths.values()]
+    moves = [path[instants(motion.clips[name].seconds)] - mean for name, path in paths.items()]
     scale = TRAJECTORY_WEIGHT / math.sqrt(sum(len(move) for move in moves))
     features = torch.cat([mean, *(scale * move.transpose(0, 1).flatten(1) for move in moves)], 1)
     return Clusters(rest, features, k_means(features, len(motion.centers), generator), paths)
 
 
 def trajectories(motion: BoneMotion, points: Float[Tensor, "p 3"], clip: str) -> Float[Tensor, "t p 3"]:
-    """Where the motion carries canonical points at every frame of a clip, smoothed over about three frames."""
+    """Where the motion carries canonical points at every frame of a clip, smoothed over about three frames' time."""
     quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(points), 4).contiguous()
     bones = motion.dual_quats(clip, motion.clips[clip].seconds)
     paths = torch.stack([motion.carried(bone, points, quats)[0] for bone in bones])
-    index = torch.arange(len(paths), dtype=torch.float32)
-    kernel = torch.exp(-((index[:, None] - index) ** 2) / (2 * SMOOTHING**2))
+    time = ticks(motion.clips[clip].seconds)
+    kernel = torch.exp(-((time[:, None] - time) ** 2) / (2 * SMOOTHING**2)) * stands_for(time)
     return torch.einsum("st,tpc->spc", kernel / kernel.sum(1, keepdim=True), paths)
+
+
+def stands_for(time: Float[Tensor, "t"]) -> Float[Tensor, "t"]:
+    """How much of a clip each frame stands for, in steps: less where frames are dense; one step at the ends, and no
+    more beside a gap. `time` in steps (see `ticks`)."""
+    step = time.diff().clamp_max(1)
+    outer = torch.ones(1)
+    return (torch.cat([outer, step]) + torch.cat([step, outer])) / 2
+
+
+def instants(seconds: Float[Tensor, "t"]) -> Int[Tensor, "k"]:
+    """The frames nearest to about INSTANTS times, evenly spread over a clip."""
+    time, every = ticks(seconds), max(1, len(seconds) // INSTANTS)
+    even = torch.arange(0, len(time), every) * (time[-1] / max(1, len(time) - 1))
+    return (time - even[:, None]).abs().argmin(1).unique()
 
 
 def k_means(features: Float[Tensor, "p d"], count: int, generator: torch.Generator) -> Int[Tensor, "p"]:

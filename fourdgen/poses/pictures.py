@@ -118,36 +118,44 @@ def cut_sides(boxes: Float[np.ndarray, "t 4"], size: tuple[int, int]) -> Bool[np
     return np.stack([boxes[:, 0] <= 0, boxes[:, 1] <= 0, boxes[:, 2] >= width, boxes[:, 3] >= height], 1)
 
 
-def whole_boxes(boxes: Float[np.ndarray, "t 4"], size: tuple[int, int]) -> Float[np.ndarray, "t 4"]:
+def whole_boxes(
+    boxes: Float[np.ndarray, "t 4"], size: tuple[int, int], time: Float[np.ndarray, "t"] | None = None
+) -> Float[np.ndarray, "t 4"]:
     """The boxes, continued beyond a border that cuts the subject off to the size that it has in frames around that show
-    all of it (where there are REFERENCES of them at least, and only where one of two opposite sides is cut)."""
+    all of it (where there are REFERENCES of them at least, and only where one of two opposite sides is cut). `time`:
+    when the frames were filmed (evenly if None)."""
     cuts, out = cut_sides(boxes, size), boxes.copy()
     whole = np.nonzero(~cuts.any(1) & ~np.isnan(boxes[:, 0]))[0]
     if len(whole) < REFERENCES:
         return out
-    time = np.arange(len(boxes))
+    time = np.arange(len(boxes)) if time is None else time
     for low, high in ((0, 2), (1, 3)):
-        usual = np.interp(time, whole, boxes[whole, high] - boxes[whole, low])
+        usual = np.interp(time, time[whole], boxes[whole, high] - boxes[whole, low])
         first, last = cuts[:, low] & ~cuts[:, high], cuts[:, high] & ~cuts[:, low]
         out[first, low] = np.minimum(boxes[first, low], boxes[first, high] - usual[first])
         out[last, high] = np.maximum(boxes[last, high], boxes[last, low] + usual[last])
     return out
 
 
-def _weights(area: Float[np.ndarray, "n"], cut_off: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+def _weights(
+    area: Float[np.ndarray, "n"], cut_off: Bool[np.ndarray, "n"], time: Float[np.ndarray, "n"]
+) -> Float[np.ndarray, "n"]:
     """The share of the subject that each frame shows, from the masks' areas: a frame that shows it whole has 1, unless
     it is TINY there."""
     whole = np.nonzero(~cut_off)[0]
     if len(whole) < REFERENCES:
         whole = np.arange(len(area))
-    usual = np.interp(np.arange(len(area)), whole, area[whole])
+    usual = np.interp(time, time[whole], area[whole])
     share = np.where(cut_off, area / usual, area / (TINY * np.median(area[whole])))
     return np.clip(share, 0, 1)
 
 
-def cut(rgb: UInt8[np.ndarray, "t h w 3"], mask: UInt8[np.ndarray, "t h w"], side: int, clip: int = 0) -> Pictures:
+def cut(
+    rgb: UInt8[np.ndarray, "t h w 3"], mask: UInt8[np.ndarray, "t h w"], side: int, clip: int = 0,
+    time: Float[Tensor, "t"] | None = None,
+) -> Pictures:  # fmt: skip
     """Windows of one clip; frames without a subject are left out (see `Pictures.frame` for those that are there).
-    They count as evenly filmed; `Pictures.numbered` says otherwise.
+    `time`: when they were filmed, in steps of the clip (evenly if None).
 
     Raises ValueError when no frame shows a subject.
     """
@@ -156,7 +164,8 @@ def cut(rgb: UInt8[np.ndarray, "t h w 3"], mask: UInt8[np.ndarray, "t h w"], sid
     shown = np.nonzero(~np.isnan(seen[:, 0]))[0]
     if len(shown) == 0:
         raise ValueError("every mask is empty")
-    cuts, boxes = cut_sides(seen, (width, height)), whole_boxes(seen, (width, height))
+    time = torch.arange(len(mask)).float() if time is None else time
+    cuts, boxes = cut_sides(seen, (width, height)), whole_boxes(seen, (width, height), time.numpy())
     area = (mask[shown] > 127).sum((1, 2)).astype(np.float64)
     longer = max(height, width)
     pictures, known, principal, unit, center = [], [], [], [], []
@@ -177,13 +186,13 @@ def cut(rgb: UInt8[np.ndarray, "t h w 3"], mask: UInt8[np.ndarray, "t h w"], sid
     return Pictures(
         picture=torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(),
         known=torch.from_numpy(np.stack(known)),
-        weight=torch.from_numpy(_weights(area, np.any(cuts[shown], axis=1))).float(),
+        weight=torch.from_numpy(_weights(area, np.any(cuts[shown], axis=1), time.numpy()[shown])).float(),
         principal=torch.tensor(np.array(principal), dtype=torch.float32),
         unit=torch.tensor(unit, dtype=torch.float32),
         center=torch.tensor(np.array(center), dtype=torch.float32),
         clip=torch.full((count,), clip),
         frame=torch.from_numpy(shown),
-        time=torch.from_numpy(shown).float(),
+        time=time[torch.from_numpy(shown)].float(),
         extent=torch.tensor([float(np.quantile(sizes, 0.9)) / longer]),
     )
 

@@ -93,7 +93,8 @@ def solve_clip(
     time = torch.arange(len(mask)).float() if seconds is None else ticks(seconds)
     turn = turn_from_flow(rgb, mask, time)
     chosen = spread(len(mask), settings.frames)
-    pictures = cut(rgb[chosen.numpy()], mask[chosen.numpy()], settings.side).numbered(chosen, time)
+    shown = rgb[chosen.numpy()], mask[chosen.numpy()]
+    pictures = cut(*shown, settings.side, time=time[chosen]).numbered(chosen, time)
     still = _still(pictures, settings)
     if settings.turn == "none" or len(pictures) < LEAST_FRAMES:
         return _unsearched(still, pictures, turn, settings, step)

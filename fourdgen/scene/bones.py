@@ -18,7 +18,7 @@ from fourdgen.scene.motion import SampledBones, blend_dual_quats, move
 from fourdgen.scene.surfels import Surfels
 from fourdgen.skinning import pose_bones, skin_gaussian
 
-FINEST_PERIOD = 6.0  # frames: motion bandwidth follows the frame rate and does not fall with the clip's length
+FINEST_PERIOD = 6.0  # usual steps from frame to frame: motion bandwidth follows the frame rate and does not fall with the clip's length
 LONGEST_PERIOD = 2.0  # clip lengths
 CODE_SIZE = 16
 JOINT_SLIDE = 0.05  # share of its shift that a joint lets through: limbs turn, they do not slide
@@ -77,9 +77,7 @@ class BoneMotion(nn.Module):
         self._codes = sorted({clip.code_of for clip in clips.values()})
         times = {name: clips[name].seconds for name in self._codes}
         self._spans = {k: (float(t[0]), max(float(t[-1] - t[0]), 1e-6)) for k, t in times.items()}
-        self._frequencies = {
-            k: math.pi / LONGEST_PERIOD * 2.0 ** torch.arange(octaves(len(t))) for k, t in times.items()
-        }
+        self._frequencies = {k: math.pi / LONGEST_PERIOD * 2.0 ** torch.arange(octaves(t)) for k, t in times.items()}
         self._features = 1 + 2 * max(map(len, self._frequencies.values()))
         self.code = nn.Parameter(0.1 * torch.randn(len(self._codes), CODE_SIZE, generator=generator))
         self.net = nn.Sequential(
@@ -197,8 +195,10 @@ def _tree(parents: tuple[int, ...]) -> tuple[Int[Tensor, "b"], Int[Tensor, "b"]]
     return torch.tensor(parents, dtype=torch.int32), torch.tensor(order, dtype=torch.int32)
 
 
-def octaves(frames: int) -> int:
-    """Fourier octaves of a clip: from twice its length to a period of about six frames."""
+def octaves(seconds: Float[Tensor, "t"]) -> int:
+    """Fourier octaves of a clip: from twice its length to a period of about six frames. Frames that are missing count
+    as if they were there (where they are not most), for what moves through the gap is the same motion."""
+    frames = min(float(ticks(seconds)[-1]) + 1, 2 * len(seconds))
     return max(1, round(math.log2(max(LONGEST_PERIOD * frames / FINEST_PERIOD, 1))) + 1)
 
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fourdgen.fit.skeleton import Clusters, by_trajectory, distil, k_means, recut, span, trajectories
+from fourdgen.fit.skeleton import (
+    INSTANTS,
+    Clusters,
+    by_trajectory,
+    distil,
+    instants,
+    k_means,
+    recut,
+    span,
+    stands_for,
+    trajectories,
+)
 from fourdgen.scene.bones import BoneMotion, ClipTime
 
 SECONDS = torch.arange(48) / 24
@@ -95,6 +106,43 @@ def test_new_bones_move_an_articulated_body_as_the_old_ones_did(arm) -> None:
                 before, after = trajectories(motion, points, name), trajectories(again, points, name)
                 moved = (before - points).norm(dim=-1).mean()
                 assert float((after - before).norm(dim=-1).mean()) < 0.15 * float(moved)
+
+
+class Waving(BoneMotion):
+    """Every bone swings along x, once a second."""
+
+    def twists(self, clip: str, seconds: torch.Tensor) -> torch.Tensor:
+        wave = torch.zeros(len(seconds), len(self.centers), 6)
+        wave[..., 3] = torch.sin(2 * torch.pi * seconds)[:, None]
+        return wave
+
+
+def test_paths_are_smoothed_in_time_and_not_by_frame_number() -> None:
+    """A frame rate that falls to a third, then a gap: frames that are far off in time hardly count, nor do the many of
+    the dense side outvote the others where it ends."""
+    full = torch.arange(72) / 24
+    kept = torch.tensor([*range(20), *range(20, 50, 3), *range(60, 72)])
+    motion = Waving(torch.zeros(1, 3), 0.1, {"full": ClipTime(full, "full"), "ragged": ClipTime(full[kept], "ragged")})
+    paths = [trajectories(motion, torch.zeros(1, 3), name)[:, 0, 0].detach() for name in ("full", "ragged")]
+    off = (paths[0][kept] - paths[1]).abs()
+    assert float(paths[0].abs().max()) > 0.9
+    assert float(off[:18].max()) < 0.002
+    assert float(off[18:22].max()) < 0.12  # by frame number 0.26
+    assert float(off[22:29].max()) < 0.02  # 0.41
+    assert float(off[29:].max()) < 0.25  # beside the gap as at the ends of a clip; 0.33
+
+
+def test_even_frames_stand_for_a_step_each_and_instants_are_every_so_many() -> None:
+    for count in (1, 2, 11, 24, 48, 400):
+        even = torch.arange(count)
+        assert torch.equal(stands_for(even.float()), torch.ones(count))
+        assert torch.equal(instants(even / 24), even[:: max(1, count // INSTANTS)])
+
+
+def test_instants_are_spread_over_the_time_and_not_over_the_frames() -> None:
+    seconds = torch.cat([torch.arange(40) / 40, 1 + torch.arange(8) / 8])  # the first half five times as dense
+    time = seconds[instants(seconds)]
+    assert 4 <= int((time >= 1).sum()) <= 8 and 4 <= int((time < 1).sum()) <= 8
 
 
 def test_clusters_are_the_same_for_the_same_seed() -> None:

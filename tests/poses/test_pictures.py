@@ -138,6 +138,36 @@ def test_boxes_are_continued_to_the_size_of_the_frames_around() -> None:
     assert whole_boxes(boxes[3:5], size).tolist() == boxes[3:5].tolist()  # nobody knows how large it is
 
 
+def test_boxes_are_continued_to_the_size_at_that_time() -> None:
+    """The subject comes nearer evenly: a frame after a gap, cut off, is as wide as one filmed then would be."""
+    time = np.array([0, 1, 2, 12, 16, 17], np.float64)
+    wide = (20 + 2 * time).astype(np.float32)
+    boxes = np.stack([50 - wide / 2, np.full(6, 10), 50 + wide / 2, np.full(6, 40)], 1).astype(np.float32)
+    boxes[3] = [0, 10, 15, 40]
+    whole = whole_boxes(boxes, (100, 80), time)
+    assert whole[3].tolist() == [15 - 44, 10, 15, 40]
+    assert np.array_equal(whole[[0, 1, 2, 4, 5]], boxes[[0, 1, 2, 4, 5]])
+
+
+def test_the_share_that_a_frame_shows_is_of_the_area_at_that_time(filmed: tuple) -> None:  # type: ignore[type-arg]
+    """A still subject that comes nearer, seen whole before a gap and after it, and cut off just after the gap's
+    begin."""
+    rgb, mask = filmed[0][:1].repeat(9, 0), filmed[1][:1].repeat(9, 0)
+    for i in range(4):  # smaller at first: every second pixel
+        small = mask[i, ::2, ::2].copy()
+        mask[i] = 0
+        mask[i, 24:72, 24:72] = small
+    seen = mask_boxes(mask[:1])[0]
+    mask[4] = 0
+    mask[4, :, : int(seen[2])] = mask[0][:, : int(seen[2])]
+    left = int((seen[0] + seen[2]) / 2)
+    mask[4] = np.roll(mask[4], -left, 1)
+    mask[4, :, -left:] = 0
+    soon = cut(rgb, mask, 16, time=torch.tensor([0.0, 1, 2, 3, 4, 40, 41, 42, 43])).weight[4]
+    halfway = cut(rgb, mask, 16, time=torch.tensor([0.0, 1, 2, 3, 22, 40, 41, 42, 43])).weight[4]
+    assert float(soon) > 1.5 * float(halfway)  # of the small one it is half, of one halfway much less
+
+
 def test_stray_pixels_count_for_little(filmed: tuple) -> None:  # type: ignore[type-arg]
     rgb, mask = filmed[0].copy(), filmed[1].copy()
     mask[5] = 0

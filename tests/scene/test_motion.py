@@ -245,7 +245,18 @@ def test_acceleration_does_not_depend_on_the_frame_rate() -> None:
 
 
 def test_motion_bandwidth_follows_the_number_of_frames() -> None:
-    assert octaves(48) == 5 and octaves(300) == 8 and octaves(2) == 1
+    even = torch.arange(300) / 24
+    assert octaves(even[:48]) == 5 and octaves(even) == 8 and octaves(even[:2]) == 1
+    assert octaves(even[:48:2]) == 4
+
+
+def test_motion_bandwidth_is_that_of_the_filmed_time_where_frames_are_missing() -> None:
+    even = torch.arange(48) / 24
+    gap = torch.cat([even[:14], even[-14:]])
+    slowing = torch.cat([even[:16], even[16::3]])
+    assert octaves(gap) == octaves(slowing) == octaves(even)
+    burst = torch.cat([even[:5] / 100, torch.tensor([50.0])])  # the frames that are there tell no motion so quick
+    assert octaves(burst) <= octaves(even[:12])
 
 
 def test_denser_times_keep_the_frames() -> None:
