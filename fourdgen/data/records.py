@@ -40,7 +40,8 @@ class ClipAlignment:
 class Alignment:
     """Result of stage align. `clips` holds only the clips that take part; `left_out` says why others do not.
 
-    `world_from_input` is there as soon as one clip has cameras; `given` says that all have.
+    `world_from_input` is there as soon as one clip has cameras; `given` says that all have. `turn`, `sweep`: what the
+    user said of the clips that were searched (--turn; --sweep, degrees), which holds for all that comes after.
     """
 
     clips: Mapping[str, ClipAlignment]
@@ -48,6 +49,8 @@ class Alignment:
     world_from_input: Sim3 | None
     given: bool  # the user's own cameras: no pose is changed afterwards
     left_out: Mapping[str, str] = field(default_factory=dict)
+    turn: str = "auto"
+    sweep: float | None = None
 
 
 @dataclass(frozen=True)

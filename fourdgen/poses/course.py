@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fourdgen.poses.hypotheses import SIGNS, azimuths
@@ -37,8 +38,28 @@ class Course:
             cost = cost + ((share - 1).abs() - SLACK).clamp_min(0) ** 2
         return WEIGHT * cost
 
+    def broken(self, rotations: Float[Tensor, "n 3 3"]) -> str:
+        """By how much a path that was held breaks its word for all that, in words; empty where it hardly does."""
+        course = torch.rad2deg(azimuths(rotations))
+        reach = float(course.max() - course.min())
+        if self.sweep is not None and abs(math.radians(reach) / self.sweep - 1) > 2 * SLACK:
+            return f"it ends with a turn by {reach:.0f} degrees, not the given {math.degrees(self.sweep):.0f} (--sweep)"
+        if self.sign * float(course.mean() - course[0]) < 0:
+            return "it ends turning against the given sense (--turn)"
+        return ""
+
 
 def course_of(turn: str, sweep: float | None) -> Course | None:
     """From --turn (auto, cw, ccw, none) and --sweep (degrees); None where they say nothing."""
     sign = SIGNS[turn][0] if len(SIGNS.get(turn, ())) == 1 else 0
     return None if sign == 0 and sweep is None else Course(sign, None if sweep is None else math.radians(sweep))
+
+
+def of_clips(
+    course: Course | None, clip: Int[Tensor, "n"], numbers: Collection[int]
+) -> Callable[[Float[Tensor, "n 3 3"]], Float[Tensor, ""]] | None:
+    """The strain of several clips' rotations in one tensor: the clips `numbers` of `clip`, the number of each row's."""
+    if course is None or not numbers:
+        return None
+    rows = [(clip == number).nonzero()[:, 0] for number in sorted(numbers)]
+    return lambda rotations: torch.stack([course.strain(rotations[part]) for part in rows]).sum()

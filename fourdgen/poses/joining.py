@@ -93,7 +93,8 @@ def best_of(solutions: Mapping[str, ClipSolution]) -> str:
 def windows_of(capture: Capture, name: str, frames: Int[Tensor, "n"], side: int) -> Pictures:
     """The subject in these frames of a clip, in windows of `side` pixels, numbered by frame and by time."""
     rgb, mask = stack(capture, name, frames)
-    return cut(rgb.numpy(), mask.numpy(), side).numbered(frames, ticks(capture.clip(name).seconds))
+    time = ticks(capture.clip(name).seconds)
+    return cut(rgb.numpy(), mask.numpy(), side, time=time[frames]).numbered(frames, time)
 
 
 def _known(capture: Capture, name: str, clip: ClipAlignment, settings: SearchSettings) -> Solved:
@@ -144,7 +145,7 @@ def mask_centers(
     """Middle of the subject (else between its neighbours' in time) from the picture's, in longer sides; 1 where it
     is."""
     height, width = mask.shape[1:]
-    boxes = whole_boxes(mask_boxes(mask), (width, height))
+    boxes = whole_boxes(mask_boxes(mask), (width, height), time)
     shown = ~np.isnan(boxes[:, 0])
     middle = np.stack([(boxes[:, 0] + boxes[:, 2] - width) / 2, (boxes[:, 1] + boxes[:, 3] - height) / 2], 1)
     filled = [np.interp(time, time[shown], middle[shown, axis]) for axis in (0, 1)]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen.poses.compare import Fit, Pace, cosines, hats
+from fourdgen.poses.course import Course, of_clips
 from fourdgen.poses.given import root_scale
 from fourdgen.poses.pictures import Pictures
 from fourdgen.poses.register import settle_together
@@ -42,17 +43,19 @@ class JointSettings:
 def refine_together(
     pictures: Pictures, rotation: Float[Tensor, "n 3 3"], place: Float[Tensor, "n 3"], focal: Float[Tensor, "c"],
     settings: JointSettings, still: frozenset[int] = frozenset(), held: frozenset[int] = frozenset(),
-    done: Callable[[int], None] = lambda steps: None,
+    done: Callable[[int], None] = lambda steps: None, course: Course | None = None,
 ) -> Fit:  # fmt: skip
     """A fit of all clips from first poses in one root frame. `done(steps)` is told after every phase.
 
     `still`: numbers of clips whose view does not turn; their rotations move with the clip as a whole, or not at all.
     `held`: numbers of clips whose cameras are known: rotations, places and focal lengths stay as they come, and with
     them the root frame.
+    `course`: what the user said of the turn, to which the paths of all other clips are held.
     """
     focal_rate = 0.0 if len(still) == len(focal) else settings.focal_rate  # one view has no perspective to measure
     whole = 0.002 if len(focal) > 1 else 0.0
     fit = Fit(pictures, rotation, focal, settings.surfels, settings.seed, place=place, held=held)
+    fit.course = of_clips(course, pictures.clip, set(range(len(focal))) - still - held)
     settle_together(fit, (settings.held, settings.whole, settings.bent), 1.0, settings.stiff)
     done(settings.total - settings.curve - settings.free)
     fit.use_basis(_per_clip(pictures, still, lambda time: cosines(time, min(settings.waves, len(time)))))

@@ -37,7 +37,7 @@ from fourdgen.priors import geometry
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
-VERSION = 8  # of this stage and of the searches that it keeps
+VERSION = 9  # of this stage and of the searches that it keeps
 GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose finds the focal length
 SAME_PICTURE = 1.0  # mean difference of two frames, of 255, up to which they show the same
 EQUAL = "all its frames are the same picture"
@@ -262,7 +262,9 @@ def joined(
     clips = synchronised(capture, given_clips | found.clips, reference, config.sync, ctx.report)
     ordered = {clip.name: clips[clip.name] for clip in capture.clips if clip.name in clips}
     world = None if known is None else known.world_from_input
-    return Alignment(ordered, reference, world, given=False, left_out=found.left_out)
+    return Alignment(
+        ordered, reference, world, given=False, left_out=found.left_out, turn=config.turn, sweep=config.sweep
+    )
 
 
 def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:

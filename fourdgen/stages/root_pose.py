@@ -16,6 +16,7 @@ from fourdgen.geometry.timeline import ticks
 from fourdgen.poses import check, store, tracks
 from fourdgen.poses.accept import OVERLAP, outlines_doubt, overlap, without_outlines
 from fourdgen.poses.compare import Fit
+from fourdgen.poses.course import course_of
 from fourdgen.poses.joint import JointSettings, normalised, refine_together
 from fourdgen.poses.pictures import Pictures, cut, join, seen_through
 from fourdgen.poses.standing import standing
@@ -64,9 +65,8 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     parts, rotation, place, focal = [], [], [], []
     for name in names:
         rgb, mask = stack(capture, name)
-        pictures, aligned = cut(rgb.numpy(), mask.numpy(), config.side), alignment.clips[name]
-        seconds = capture.clip(name).seconds
-        pictures = pictures.numbered(torch.arange(len(seconds)), ticks(seconds))
+        aligned, time = alignment.clips[name], ticks(capture.clip(name).seconds)
+        pictures = cut(rgb.numpy(), mask.numpy(), config.side, time=time)
         sides = float(aligned.K[0, 0, 0]) / max(capture.clip(name).size)
         if aligned.given:  # a lens may zoom, and its middle need not be the picture's
             pictures, sides = seen_through(pictures, aligned.K[pictures.frame], capture.clip(name).size)
@@ -83,9 +83,10 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     rotations = start.rotations().detach()
     still = frozenset(i for i in range(len(names)) if stands_still(rotations[pictures.clip == i]))
     held = frozenset(i for i, name in enumerate(names) if alignment.clips[name].given)
+    course = course_of(alignment.turn, alignment.sweep)
     fit = refine_together(
         pictures, torch.cat(rotation), torch.cat(place), torch.tensor(focal), settings, still, held,
-        lambda step: ctx.report.emit("step", stage="root_pose", step=step, total=settings.total),
+        lambda step: ctx.report.emit("step", stage="root_pose", step=step, total=settings.total), course,
     )  # fmt: skip
     poses = fit.poses().detach()
     if not held:  # else the root frame is the given cameras', and everything stands in it already
@@ -111,6 +112,8 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
         )  # fmt: skip
         if shared < OVERLAP and i not in still:
             doubts[name].append(outlines_doubt(shared))
+        if course is not None and i not in still | held:
+            doubts[name].append(course.broken(poses[pictures.clip == i, :3, :3]))
     clips = {name: clips[name] for name in alignment.clips}
     said = {name: "; ".join(filter(None, parts)) for name, parts in doubts.items()}
     blocks = [
@@ -179,6 +182,6 @@ def facts(job: Job, config: RootPoseConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=6, run=run,
+    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=7, run=run,
     save=store.save_track, load=store.load_track, facts=facts,
 )  # fmt: skip

@@ -17,6 +17,7 @@ from fourdgen.geometry.camera import Cameras
 from fourdgen.geometry.transforms import Sim3, rotation_angle_degrees, so3_exp
 from fourdgen.poses import side_by_side, tracks
 from fourdgen.poses.accept import global_turn, outlines_doubt
+from fourdgen.poses.course import course_of
 from fourdgen.poses.hypotheses import azimuths
 from fourdgen.poses.pictures import Pictures, cut
 from fourdgen.report import FourdgenError
@@ -233,6 +234,31 @@ def test_poses_of_a_turning_clip_with_an_empty_frame(tmp_path: Path) -> None:
     assert picture.shape[1] == 1280
     steps = [fields for event, fields in context.report.events if event == "step"]  # type: ignore[attr-defined]
     assert steps[-1]["step"] == steps[-1]["total"]
+
+
+def test_a_given_sweep_holds_in_the_joint_fit_too(tmp_path: Path) -> None:
+    """A path that comes from align with a turn by 140 degrees, of which 180 were said: a tenth below is obeyed, too."""
+    cameras = orbit(torch.linspace(0, 140, 10))
+    capture = _capture(tmp_path, [_clip(tmp_path, "a", cameras)])
+    plain = {"a": ClipAlignment(cameras.cam_from_world, cameras.K, torch.ones(10), torch.ones(3), torch.zeros(3))}
+    config = root_pose.RootPoseConfig(side=24, surfels=200, effort=0.2, batch=5, focal=False)
+    found = Alignment(plain, "a", None, given=False, turn="cw", sweep=180.0)
+    track = root_pose.STAGE.run(_context(tmp_path, "root"), config, capture, found)
+    angle = torch.rad2deg(azimuths(track.clips["a"].cam_from_root[:, :3, :3]))
+    assert float(angle.max() - angle.min()) > 156
+    assert "(--sweep)" not in track.reason
+
+
+def test_a_path_that_breaks_its_word_for_all_that_is_said() -> None:
+    path = orbit(torch.linspace(0, 140, 10)).cam_from_world[:, :3, :3]
+    for turn, sweep, words in (
+        ("cw", 140.0, ""),
+        ("auto", 160.0, ""),
+        ("cw", 200.0, "it ends with a turn by 140 degrees, not the given 200 (--sweep)"),
+        ("ccw", None, "it ends turning against the given sense (--turn)"),
+    ):
+        course = course_of(turn, sweep)
+        assert course is not None and course.broken(path) == words
 
 
 def test_a_subject_that_nothing_shows_for_a_while_crosses_the_gap(tmp_path: Path) -> None:
