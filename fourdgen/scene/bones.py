@@ -18,7 +18,7 @@ from fourdgen.scene.motion import SampledBones, blend_dual_quats, move
 from fourdgen.scene.surfels import Surfels
 from fourdgen.skinning import pose_bones, skin_gaussian
 
-FINEST_PERIOD = 6.0  # usual steps from frame to frame: motion bandwidth follows the frame rate and does not fall with the clip's length
+FINEST_PERIOD = 6.0  # usual steps of the clip: motion bandwidth follows the frame rate, whatever the clip's length
 LONGEST_PERIOD = 2.0  # clip lengths
 CODE_SIZE = 16
 JOINT_SLIDE = 0.05  # share of its shift that a joint lets through: limbs turn, they do not slide
