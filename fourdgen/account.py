@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourdgen import config as settings
-from fourdgen import workspace
+from fourdgen import disk, workspace
 from fourdgen.report import FourdgenError, Reporter, Silent, absent, duration, table
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def write_run(planned: Plan, command: tuple[str, ...]) -> None:
         lines += ["", f"[{section}]"]
         for key, value in values.items():
             lines.append(f"{_name(key)} = {_value(value)}" if value is not None else f"# {_name(key)} is not set")
-    workspace.write_atomically(job.run_folder / workspace.RUN, ("\n".join(lines) + "\n").encode())
+    disk.write_atomically(job.run_folder / workspace.RUN, ("\n".join(lines) + "\n").encode())
 
 
 def _name(key: str) -> str:
@@ -136,9 +136,9 @@ def status(run_folder: Path) -> list[dict[str, Any]]:
     rows = []
     for name, key in keys.items():
         folder = run_folder / name
-        record = workspace.read_json(folder / workspace.SEAL)
+        record = disk.read_json(folder / workspace.SEAL)
         part = workspace.part_of(folder)
-        work = workspace.read_json(part / workspace.WORK)
+        work = disk.read_json(part / workspace.WORK)
         state = {"done": "done", "part": "unfinished", "stale": "stale", "new": "missing"}[
             workspace.state_of(folder, key)
         ]

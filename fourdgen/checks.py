@@ -6,7 +6,7 @@ import os
 import tomllib
 from pathlib import Path
 
-from fourdgen import workspace
+from fourdgen import disk, workspace
 from fourdgen.report import FourdgenError, absent
 from fourdgen.scene import ply
 
@@ -27,7 +27,7 @@ def output_file(path: Path) -> None:
     """Raises FourdgenError when a file cannot be written there: it is a folder, or its folder takes no files."""
     if path.is_dir():
         raise FourdgenError(f"{path} is a folder", "name a file in it")
-    workspace.check_writable(path.parent)
+    disk.check_writable(path.parent)
 
 
 def port(number: int | None) -> None:

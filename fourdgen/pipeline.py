@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fourdgen import account, receipt, workspace
+from fourdgen import account, disk, receipt, workspace
 from fourdgen import config as settings
 from fourdgen.machine import DEVICES, check_device, machine_threads, pick_device, use_threads
 from fourdgen.report import (
@@ -197,7 +197,7 @@ def _check_output(job: Job) -> None:
     if job.run_folder.exists() and not job.run_folder.is_dir():
         raise FourdgenError(f"{job.run_folder}: is a file, not a run folder", "choose another with --run")
     for folder in (job.output.parent, job.run_folder):
-        workspace.check_writable(folder)
+        disk.check_writable(folder)
     workspace.check_run_folder(job.run_folder)
 
 
@@ -286,13 +286,13 @@ def reconstruct(request: Request, report: Reporter | None = None) -> Result:
         for name, spent in before.items():
             (report or Silent()).emit("stage", stage=name, state="skipped", seconds=spent)
         for folder in workspace.stage_folders(job.run_folder):
-            _tell_facts(workspace.read_json(folder / workspace.SEAL), report or Silent())
+            _tell_facts(disk.read_json(folder / workspace.SEAL), report or Silent())
         return Result(job.output, job.run_folder, time.monotonic() - began, before)
     planned = plan(request)
     new = not job.run_folder.exists()
-    with workspace.disk_errors(job.run_folder, job.output.parent):
-        workspace.make_folder(job.output.parent, report or Silent())
-        workspace.make_folder(job.run_folder.parent, report or Silent())
+    with disk.clear_errors(job.run_folder, job.output.parent):
+        disk.make_folder(job.output.parent, report or Silent())
+        disk.make_folder(job.run_folder.parent, report or Silent())
         job.run_folder.mkdir(exist_ok=True)
         with workspace.lock(job.run_folder), workspace.made_for_nothing(job.run_folder, new):
             if request.fresh:
@@ -320,7 +320,7 @@ def _run(planned: Plan, report: Reporter) -> dict[str, float]:
     for row in planned.rows:
         name = row.stage.name
         if workspace.finish(row.folder, row.key):
-            record = workspace.read_json(row.folder / workspace.SEAL)
+            record = disk.read_json(row.folder / workspace.SEAL)
             seconds[name] = float(record.get("seconds", 0.0))
             report.emit("stage", stage=name, state="skipped", seconds=seconds[name])
             _tell_facts(record, report)
@@ -332,7 +332,7 @@ def _run(planned: Plan, report: Reporter) -> dict[str, float]:
         seconds[name] = _run_stage(row, planned, needed, report)
     source = planned.rows[-1].folder / SCENE
     if not planned.job.output.exists() or workspace.hash_path(planned.job.output) != workspace.hash_path(source):
-        workspace.write_atomically(planned.job.output, source.read_bytes())
+        disk.write_atomically(planned.job.output, source.read_bytes())
     return seconds
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fourdgen import config, weights, workspace
+from fourdgen import config, disk, weights, workspace
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Job
 
@@ -57,7 +57,7 @@ def _leans_on_others(request: Request, recipes: Sequence[Mapping[str, Any]]) -> 
 
 def finished(job: Job, key: str | None) -> Mapping[str, float] | None:
     """Seconds of each stage of a run that is finished and untouched; None where the plan has to decide."""
-    record = workspace.read_json(job.run_folder / workspace.RECEIPT)
+    record = disk.read_json(job.run_folder / workspace.RECEIPT)
     if key is None or record.get("key") != key:
         return None
     try:
@@ -73,7 +73,7 @@ def leave(job: Job, key: str | None, stages: Mapping[str, str], seconds: Mapping
     """Writes the receipt of a run that is done. `stages`: folder -> key."""
     if key is not None:
         record: dict[str, Any] = {"key": key, "output": _look(job.output), "stages": stages, "seconds": seconds}
-        workspace.write_atomically(job.run_folder / workspace.RECEIPT, json.dumps(record, indent=1).encode())
+        disk.write_atomically(job.run_folder / workspace.RECEIPT, json.dumps(record, indent=1).encode())
 
 
 def _look(path: Path) -> list[list[Any]]:

@@ -15,6 +15,7 @@ FLOORS = {
     "fourdgen.report": 0,
     "fourdgen.adam": 1,
     "fourdgen.config": 1,
+    "fourdgen.disk": 1,
     "fourdgen.workspace": 1,
     "fourdgen.machine": 1,
     "fourdgen.native": 1,

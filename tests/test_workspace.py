@@ -229,27 +229,6 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_check_writable_makes_nothing_and_sees_refusals(tmp_path: Path) -> None:
-    workspace.check_writable(tmp_path / "new" / "folder")
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "file").write_text("")
-    with pytest.raises(FourdgenError, match=r"cannot write in .*: not a directory"):
-        workspace.check_writable(tmp_path / "file" / "folder")
-
-
-def test_an_error_elsewhere_is_not_called_a_refused_write(tmp_path: Path) -> None:
-    ours, other = tmp_path / "run", tmp_path / "other"
-    assert workspace.disk_error(PermissionError(13, "Permission denied", str(other / "x")), [ours]) is None
-    refused = workspace.disk_error(PermissionError(13, "Permission denied", str(ours / "x")), [ours])
-    assert refused is not None
-    assert refused.message == f"cannot write in {ours}: permission denied"
-    nowhere = workspace.disk_error(FileNotFoundError(2, "No such file or directory", "/proc/x"), [Path("/proc")])
-    assert nowhere is not None and "cannot write in /proc" in nowhere.message  # /proc always reports no free space
-    wrapped = workspace.disk_error(RuntimeError("write failed: No space left on device"), [ours])
-    assert wrapped is not None
-    assert wrapped.message.startswith("the disk is full")
-
-
 def test_files_that_carry_their_own_key_outlive_a_change_of_the_stage_s(tmp_path: Path) -> None:
     folder = tmp_path / "01-first"
     part, _ = workspace.open_part(folder, "one", "kept-*")

@@ -21,9 +21,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen.data.lens import Lens
+from fourdgen.disk import write_atomically
 from fourdgen.geometry.transforms import quat_to_matrix
 from fourdgen.report import FourdgenError, absent
-from fourdgen.workspace import write_atomically
 
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL camera axes <-> OpenCV camera axes; its own inverse
 

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float, Int, UInt8, UInt16
 from torch import Tensor
 
+from fourdgen.disk import write_atomically
 from fourdgen.geometry.camera import Cameras
 from fourdgen.report import FourdgenError
-from fourdgen.workspace import write_atomically
 
 CAPTURE = "capture.json"
 VERSION = 1

@@ -21,8 +21,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 
+from fourdgen.disk import whole, write_atomically
 from fourdgen.report import FourdgenError, Reporter, Silent, absent
-from fourdgen.workspace import whole, write_atomically
 
 NOT_VIDEO = {"tty", "ans", "bin", "xbin"}  # FFmpeg renders text files with these; nobody means that
 WHOLE = 0.9  # of the frames that a file claims: cuts at key frames and edit lists may hide some

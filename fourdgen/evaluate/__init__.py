@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fourdgen import workspace
+from fourdgen import disk, workspace
 from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
 from fourdgen.evaluate import confidence, surface
 from fourdgen.evaluate.in_time import flicker, interpolation
@@ -84,7 +84,7 @@ def evaluate(
             raise FourdgenError(
                 "there are no cameras to save: the views could not be brought into the scene's world", notes[-1]
             )
-        workspace.make_folder(save_cameras.parent, report)
+        disk.make_folder(save_cameras.parent, report)
         _save(save_cameras, scene, truth.views, registered)
     return result
 
@@ -208,7 +208,7 @@ def _run_figures(scene: Scene4D) -> dict[str, float | None]:
     if scene.run_folder and folder.is_dir():
         for stage in workspace.stage_folders(folder):
             if (stage / workspace.SEAL).is_file():
-                record = workspace.read_json(stage / workspace.SEAL)
+                record = disk.read_json(stage / workspace.SEAL)
                 seconds.append(float(record.get("seconds") or 0))
                 peaks.append(float(record.get("peak_mb") or 0))
     return {"seconds": sum(seconds) if seconds else None, "peak_mb": max(peaks) if peaks else None}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fourdgen import workspace
+from fourdgen import disk
 from fourdgen.report import FourdgenError, Reporter
 
 HEADROOM = 1.3  # of memory beyond the weights, for activations
@@ -37,7 +37,7 @@ def whole_folder(model: str) -> Path:
 
 def _missing(folder: Path) -> str:
     """The first thing that a pipeline's folder lacks: a copy or a download may have stopped half-way."""
-    index = workspace.read_json(folder / "model_index.json")
+    index = disk.read_json(folder / "model_index.json")
     if not index:
         return "model_index.json"
     for name, kind in index.items():
@@ -56,7 +56,7 @@ def _missing(folder: Path) -> str:
 
 
 def _shards(listing: Path) -> set[str]:
-    return set(workspace.read_json(listing).get("weight_map", {}).values())
+    return set(disk.read_json(listing).get("weight_map", {}).values())
 
 
 def fetched(model: str, device: str, report: Reporter) -> Path:

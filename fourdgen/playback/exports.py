@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fourdgen import workspace
+from fourdgen import disk
 from fourdgen.playback import formats, writers
 from fourdgen.playback.formats import PLAIN, ROOT_UP, Format, MeshOptions
 from fourdgen.playback.writers import Setup
@@ -59,7 +59,7 @@ def export(
     placed = bool(adapt.up or adapt.origin or adapt.scale != 1)
     setup = Setup(report, device, placed, adapt.up or row.up or ROOT_UP, mesh)
     shown = adapted(scene, adapt, row.up or ROOT_UP)
-    workspace.make_folder(output.parent, report)
+    disk.make_folder(output.parent, report)
     WRITERS[row.name](output, shown, setup)
     _say_what_was_written(row, adapt, scene, shown, output, report)
     return output

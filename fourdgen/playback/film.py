@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from fourdgen import workspace
+from fourdgen import disk
 from fourdgen.data.cameras_io import read_camera_entries
 from fourdgen.data.capture import write_png
 from fourdgen.data.video import resized, write_exr, write_gif, write_video, write_webp
@@ -50,8 +50,8 @@ def film(scene: Scene4D, scene_path: Path, request: RenderRequest, report: Repor
     """Draws what was asked for and returns where it is. Raises FourdgenError for what cannot be drawn or written."""
     plan = _plan(scene, scene_path, request, report)
     report.emit("note", text=f"{len(plan.shots)} pictures, renderer {rasterizer.name}")
-    with workspace.disk_errors(plan.output.parent):
-        workspace.make_folder(plan.output.parent, report)
+    with disk.clear_errors(plan.output.parent):
+        disk.make_folder(plan.output.parent, report)
         kind = plan.output.suffix.lower()
         if kind == ".mp4":
             write_video(plan.output, _pictures(scene, plan, rasterizer, report), plan.fps)
@@ -114,7 +114,7 @@ def _check_output(output: Path, shots: list[Shot]) -> None:
     check_kind(output)
     if is_film(output) and len({shot.camera.size for shot in shots}) > 1:
         raise FourdgenError("the cameras have pictures of different sizes", "write a folder, or give --size")
-    workspace.check_writable(output.parent if is_film(output) else output)
+    disk.check_writable(output.parent if is_film(output) else output)
 
 
 def _filmed(

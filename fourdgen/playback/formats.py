@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from fourdgen import workspace
+from fourdgen import disk
 from fourdgen.report import FourdgenError, table
 from fourdgen.scene import options
 from fourdgen.scene.options import Adapt
@@ -149,7 +149,7 @@ def check(
         raise FourdgenError(f"{output} is a folder", "give another name")
     if source is not None:
         _check_source(row, adapt, source, output)
-    workspace.check_writable(output.parent)
+    disk.check_writable(output.parent)
     return row
 
 

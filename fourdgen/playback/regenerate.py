@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fourdgen import config as settings
-from fourdgen import workspace
+from fourdgen import disk, workspace
 from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
 from fourdgen.data.capture import to_bytes, write_png
 from fourdgen.data.video import write_video
@@ -118,8 +118,8 @@ def regenerate(
     footage = footage_of(scene, filmed_frames(scene))
     planned = stage.plan(scene, chosen)
     output = request.output
-    with workspace.disk_errors(output):
-        workspace.make_folder(output.parent, report)
+    with disk.clear_errors(output):
+        disk.make_folder(output.parent, report)
         output.mkdir(exist_ok=True)
         job = workspace.Job((), scene_path, output)
         facts = stage.facts(job, chosen, device)

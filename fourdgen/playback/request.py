@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fourdgen import workspace
+from fourdgen import disk
 from fourdgen.report import FourdgenError, absent
 
 CHANNELS = ("rgb", "normal", "depth", "alpha", "confidence")
@@ -64,7 +64,7 @@ def check_request(request: RenderRequest) -> None:
     parse_speed(request.speed)
     if request.output is not None:
         check_kind(request.output)
-        workspace.check_writable(request.output.parent if is_film(request.output) else request.output)
+        disk.check_writable(request.output.parent if is_film(request.output) else request.output)
 
 
 def parse_size(text: str) -> tuple[int, int] | None:

@@ -20,10 +20,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fourdgen import native
+from fourdgen.disk import write_atomically
 from fourdgen.poses.accept import Verdict
 from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.search import ClipSolution
-from fourdgen.workspace import write_atomically
 
 PATTERN = "solution-*.pt"
 # The nodes serve the search alone, and a verdict is a record of its own.

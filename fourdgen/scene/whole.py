@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from fourdgen.disk import whole
 from fourdgen.report import FourdgenError
-from fourdgen.workspace import whole
 
 
 @contextlib.contextmanager
