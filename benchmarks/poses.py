@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fourdgen import config, native, pipeline
+from fourdgen import config, native, planning
 from fourdgen.data.cameras_io import CameraEntry, read_camera_entries
 from fourdgen.data.capture import Capture, load_capture, stack
 from fourdgen.evaluate import evaluate
@@ -226,7 +226,7 @@ def whole(task: dict[str, Any]) -> dict[str, Any]:
     context = _context(task, folder)
     aligned, track = pickle.loads(Path(task["needs"][0]).read_bytes())
     recipe = config.load_recipe("fast")
-    settings = config.resolve(recipe, {stage.name: stage.config for stage in pipeline.stages_of(recipe)})
+    settings = config.resolve(recipe, {stage.name: stage.config for stage in planning.stages_of(recipe)})
     frames = sample.run(context, settings["sample"], capture, track)
     scene = train.run(context, settings["train"], capture, aligned, track, frames)
     files.write(folder / "scene.ply", scene)

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import fourdgen
-from fourdgen import pipeline
+from fourdgen import planning
 from fourdgen.config import recipe_folder
 from fourdgen.report import table
 
@@ -92,8 +92,8 @@ def ablation(name: str) -> tuple[str, ...]:
     if name in NAMED:
         return (NAMED[name],) if NAMED[name] else ()
     section, _, key = name.partition(".")
-    if section in pipeline.STAGES:
-        default = getattr(importlib.import_module(pipeline.STAGES[section]).STAGE.config(), key, None)
+    if section in planning.STAGES:
+        default = getattr(importlib.import_module(planning.STAGES[section]).STAGE.config(), key, None)
         if isinstance(default, bool | int | float | str | tuple):
             return (f"{name}={json.dumps(type(default)())}",)
     raise SystemExit(f"--ablate {name}: not one of {', '.join(NAMED)}, nor a setting such as train.normal")

@@ -34,7 +34,7 @@ import torch
 from stand_ins import GEN, Perfect, damage
 from torch import Tensor
 
-from fourdgen import pipeline, workspace
+from fourdgen import pipeline, planning, workspace
 from fourdgen.data.capture import Capture, load_capture
 from fourdgen.evaluate import confidence as trust
 from fourdgen.evaluate.register import register
@@ -59,10 +59,10 @@ RASTERIZER = pick("auto", "cpu")
 # Runs and scores.
 
 
-def request_of(given: argparse.Namespace, scene: str, seed: int, *settings: str) -> pipeline.Request:
+def request_of(given: argparse.Namespace, scene: str, seed: int, *settings: str) -> planning.Request:
     bench = given.bench / scene
     further = [word for word in given.further if word not in ("--", "--set")]
-    return pipeline.Request(
+    return planning.Request(
         inputs=(bench / "rgba" / "a", bench / "rgba" / "b"), output=given.out / f"{scene}_{seed}.ply",
         cameras=None if given.unknown else bench / "transforms.json", pipeline="fast", seed=seed, threads=1,
         settings=(*further, *settings),
@@ -187,9 +187,9 @@ def a_round(given: argparse.Namespace, scene: str, seed: int, kind: str) -> tupl
     return files.read(folder_of(after.run_folder, "train-1") / "scene.ply"), figures
 
 
-def pipeline_artifact(request: pipeline.Request, name: str) -> Any:
+def pipeline_artifact(request: planning.Request, name: str) -> Any:
     """What a finished stage of the asset left."""
-    row = next(row for row in pipeline.plan(request).rows if row.stage.name == name)
+    row = next(row for row in planning.plan(request).rows if row.stage.name == name)
     return row.stage.load(row.folder)
 
 
@@ -225,9 +225,9 @@ def each(rows: list[dict[str, Any]], values: list[float], form: str) -> str:
     return ", ".join(f"{row['scene']} {value:{form}}" for row, value in zip(rows, values, strict=True))
 
 
-def gap(base: Scene4D, run: Path, gen: Path, request: pipeline.Request) -> Scene4D:
+def gap(base: Scene4D, run: Path, gen: Path, request: planning.Request) -> Scene4D:
     """Training from the start with the true pictures as if they had been filmed: full weight, nothing judged."""
-    planned = pipeline.plan(request)
+    planned = planning.plan(request)
     rows = {row.stage.name: row for row in planned.rows}
     capture, alignment, track, frames = (
         rows[name].stage.load(rows[name].folder) for name in ("ingest", "align", "root_pose", "sample")
@@ -249,9 +249,9 @@ def gap(base: Scene4D, run: Path, gen: Path, request: pipeline.Request) -> Scene
     return train.trained_on(context, anew, capture, alignment, track, frames, base, views)[0]
 
 
-def more(request: pipeline.Request) -> Scene4D:
+def more(request: planning.Request) -> Scene4D:
     """What a round trains, on the filmed frames alone."""
-    planned = pipeline.plan(request)
+    planned = planning.plan(request)
     rows = {row.stage.name: row for row in planned.rows}
     needed = [rows[name].stage.load(rows[name].folder) for name in ("ingest", "align", "root_pose", "sample", "train")]
     folder = request.output.with_suffix(".more")

@@ -14,7 +14,7 @@ from fourdgen import disk, workspace
 from fourdgen.report import FourdgenError, Reporter, Silent, absent, duration, table
 
 if TYPE_CHECKING:
-    from fourdgen.pipeline import Plan, Row
+    from fourdgen.planning import Plan, Row
 
 WORDS = {
     "done": "skip, already done",

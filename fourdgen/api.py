@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from fourdgen.report import FourdgenError, Reporter, Silent
 
 if TYPE_CHECKING:
-    from fourdgen.pipeline import Request
+    from fourdgen.planning import Request
     from fourdgen.scene.scene4d import Scene4D
 
 AnyPath = str | PathLike[str]
@@ -46,8 +46,8 @@ class Options(TypedDict, total=False):
 
 
 def request(clips: AnyPath | Sequence[AnyPath], output: AnyPath, **options: Unpack[Options]) -> Request:
-    """What `pipeline.plan` and `pipeline.reconstruct` take. Raises TypeError for an option that does not exist."""
-    from fourdgen.pipeline import Request
+    """What `planning.plan` and `pipeline.reconstruct` take. Raises TypeError for an option that does not exist."""
+    from fourdgen.planning import Request
 
     unknown = set(options) - set(Options.__annotations__)
     if unknown:

@@ -143,8 +143,8 @@ def reconstruct(
       fourdgen reconstruct clips/*.mp4 -o scene.ply
       fourdgen reconstruct walk.mp4 -p quality --set train.max_surfels=8000
     """
-    from fourdgen import account, api
-    from fourdgen import pipeline as pipelines
+    from fourdgen import account, api, planning
+    from fourdgen import pipeline as pipelines  # `pipeline` is an option
 
     request = api.request(
         inputs, output, pipeline=pipeline, cameras=cameras, masks=masks, box=box, fov=fov, turn=turn, sweep=sweep,
@@ -152,10 +152,10 @@ def reconstruct(
         run=run, device=device, seed=seed, threads=threads, fresh=fresh,
     )  # fmt: skip
     request = replace(request, command=tuple(sys.argv))
-    job = pipelines.job_of(request)
+    job = planning.job_of(request)
     if dry_run:
         with speaking(json, "plan", answers=True, closing=False) as report:
-            planned = pipelines.plan(request)
+            planned = planning.plan(request)
             report.result(account.describe(planned), {"stages": account.plan_rows(planned)})
         return
     with speaking(json, "reconstruct", job.run_folder, job.output) as report:

@@ -20,7 +20,7 @@ from fourdgen.report import FourdgenError
 from fourdgen.workspace import Job
 
 if TYPE_CHECKING:
-    from fourdgen.pipeline import Request
+    from fourdgen.planning import Request
 
 _NO_MATTER = ("command", "fresh", "threads", "options")  # of a request: its result is the same
 _GPU = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # whether `auto` may mean something else than last time

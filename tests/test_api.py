@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import fourdgen
-from fourdgen import api, cli, pipeline
+from fourdgen import api, cli, planning
 from fourdgen.geometry.transforms import Sim3
 from fourdgen.playback.channels import Look, layer, with_alpha
 from fourdgen.playback.shots import Shot
@@ -124,7 +124,7 @@ def test_options_become_settings() -> None:
 )
 def test_a_bad_value_is_called_by_the_option_that_was_typed(tmp_path: Path, options: dict, said: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(FourdgenError) as raised:
-        pipeline.plan(api.request(DEMO, tmp_path / "s.ply", pipeline="fast", device="cpu", **options))
+        planning.plan(api.request(DEMO, tmp_path / "s.ply", pipeline="fast", device="cpu", **options))
     assert f"{raised.value.message} | {raised.value.hint}".startswith(said)
 
 

@@ -32,6 +32,7 @@ FLOORS = {
     "fourdgen.poses": 7,
     "fourdgen.generate": 7,
     "fourdgen.stages": 8,
+    "fourdgen.planning": 9,
     "fourdgen.pipeline": 9,
     "fourdgen.account": 9,
     "fourdgen.doctor": 9,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fourdgen import account, config, pipeline
+from fourdgen import account, config, planning
 from fourdgen.report import FourdgenError
 
 NAMES = config.recipe_names()
@@ -21,7 +21,7 @@ def test_the_recipes_that_the_command_line_promises_are_there() -> None:
 def test_a_recipe_resolves_and_plans(name: str) -> None:
     recipe = config.load_recipe(name)
     assert recipe.title
-    stages = pipeline.stages_of(recipe)
+    stages = planning.stages_of(recipe)
     made = config.resolve(recipe, {stage.name: stage.config for stage in stages})
     assert [stage.name for stage in stages] == list(recipe.stages)
     for stage in stages:
@@ -36,8 +36,8 @@ def test_a_recipe_says_what_it_is_and_how_long_it_takes(name: str) -> None:
 
 
 def test_every_setting_has_a_type_that_the_command_line_understands() -> None:
-    for name in pipeline.STAGES:
-        stage = pipeline.stage_of(name)
+    for name in planning.STAGES:
+        stage = planning.stage_of(name)
         for setting, hint in config.types_of(stage.config).items():
             assert config.describe(hint), f"{name}.{setting}"
 
@@ -54,14 +54,14 @@ def test_every_setting_has_a_type_that_the_command_line_understands() -> None:
 def test_a_list_of_stages_that_cannot_run(stages: list[str], expected: str) -> None:
     recipe = config.Recipe("r", Path("r.toml"), "", tuple(stages))
     with pytest.raises(FourdgenError) as caught:
-        pipeline.stages_of(recipe)
+        planning.stages_of(recipe)
     assert expected in caught.value.message
 
 
 def test_the_plan_of_the_demo(tmp_path: Path) -> None:
     clips = sorted((Path(__file__).parents[1] / "assets" / "demo").glob("*.mp4"))
-    request = pipeline.Request(tuple(clips), tmp_path / "scene.ply", pipeline="fast", device="cpu")
-    planned = pipeline.plan(request)
+    request = planning.Request(tuple(clips), tmp_path / "scene.ply", pipeline="fast", device="cpu")
+    planned = planning.plan(request)
     assert [row.state for row in planned.rows] == ["new"] * len(planned.rows)
     assert len({row.key for row in planned.rows}) == len(planned.rows)
     said = account.describe(planned)
@@ -70,10 +70,10 @@ def test_the_plan_of_the_demo(tmp_path: Path) -> None:
     # What the recipe says is shown, also where that is the default; so is what the command changes.
     assert "size=512" in said and "steps=[6000, 4600, 2400]" in said and "minutes" in said
     changed = replace(request, settings=("train.steps=[7,7,7]", "align.effort=0.5"))
-    said = account.describe(pipeline.plan(changed))
+    said = account.describe(planning.plan(changed))
     assert "steps=[7, 7, 7]" in said and "effort=0.5" in said and "side=" not in said
     assert not list(tmp_path.iterdir())
-    other = pipeline.plan(pipeline.Request(tuple(clips), tmp_path / "scene.ply", pipeline="fast", device="cpu", seed=1))
+    other = planning.plan(planning.Request(tuple(clips), tmp_path / "scene.ply", pipeline="fast", device="cpu", seed=1))
     assert {row.key for row in other.rows}.isdisjoint({row.key for row in planned.rows})
 
 
@@ -83,9 +83,9 @@ def test_a_file_that_the_system_refuses_to_read_is_named(tmp_path: Path, monkeyp
     def refuse(name: str) -> None:
         raise PermissionError(13, "Permission denied", name)
 
-    monkeypatch.setattr(pipeline.settings, "load_recipe", refuse)
-    request = pipeline.Request((tmp_path / "none.mp4",), tmp_path / "scene.ply", pipeline="r.toml", device="cpu")
+    monkeypatch.setattr(planning.settings, "load_recipe", refuse)
+    request = planning.Request((tmp_path / "none.mp4",), tmp_path / "scene.ply", pipeline="r.toml", device="cpu")
     with pytest.raises(FourdgenError) as caught:
-        pipeline.plan(request)
+        planning.plan(request)
     assert "r.toml: cannot be read: permission denied" in caught.value.message
     assert "none.mp4: no such file or folder" in caught.value.message

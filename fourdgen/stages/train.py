@@ -331,7 +331,7 @@ STAGE = Stage(
     name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=8,
     run=run, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip
-# A row of a round of regeneration: `train` and `regenerate` stand for the rows before it (fourdgen/pipeline.py).
+# A row of a round of regeneration: `train` and `regenerate` stand for the rows before it (fourdgen/planning.py).
 ROUND = Stage(
     name="retrain", needs=("ingest", "align", "root_pose", "sample", "train", "regenerate"), config=TrainConfig,
     version=9, run=run_round, save=save, load=load, check=check, facts=facts,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from fourdgen import account, config, pipeline, receipt
+from fourdgen import account, config, planning, receipt
 from fourdgen.data.capture import Capture, Clip, joined, load_capture, write_picture
 from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, FrameSet, RootTrack
 from fourdgen.fit import gauge, loop, rounds, sampler
@@ -281,18 +281,18 @@ def test_a_round_without_a_kept_view_hands_on_what_the_next_round_takes_up(filme
 
 def rows_of(rounds: int) -> list[tuple[str, tuple[str, ...]]]:
     recipe = config.load_recipe("fast")
-    chosen = pipeline.stages_of(recipe)
+    chosen = planning.stages_of(recipe)
     configs = config.resolve(recipe, {s.name: s.config for s in chosen}, [f"regenerate.rounds={rounds}"])
-    rows, settings = pipeline.with_rounds(chosen, configs)
+    rows, settings = planning.with_rounds(chosen, configs)
     assert set(settings) == {row.name for row in rows}
     return [(row.name, row.needs) for row in rows]
 
 
 def test_a_round_does_not_depend_on_how_many_follow() -> None:
-    chosen = pipeline.stages_of(config.load_recipe("fast"))
+    chosen = planning.stages_of(config.load_recipe("fast"))
     kinds = {stage.name: stage.config for stage in chosen}
     settled = [
-        pipeline.with_rounds(chosen, config.resolve(config.load_recipe("fast"), kinds, [f"regenerate.rounds={n}"]))[1]
+        planning.with_rounds(chosen, config.resolve(config.load_recipe("fast"), kinds, [f"regenerate.rounds={n}"]))[1]
         for n in (1, 3)
     ]
     assert all(settled[1][name] == settings for name, settings in settled[0].items())
@@ -331,14 +331,14 @@ def test_what_made_the_views_is_in_the_key(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_receipt_says_nothing_of_what_lies_elsewhere(tmp_path: Path) -> None:
-    def request(*settings: str) -> pipeline.Request:
-        return pipeline.Request((tmp_path,), tmp_path / "scene.ply", pipeline="fast", settings=settings)
+    def request(*settings: str) -> planning.Request:
+        return planning.Request((tmp_path,), tmp_path / "scene.ply", pipeline="fast", settings=settings)
 
     plain = request("regenerate.rounds=1")
-    assert receipt.request_key(plain, pipeline.job_of(plain)) is not None
+    assert receipt.request_key(plain, planning.job_of(plain)) is not None
     for named in ("generator=mine:Made", "model=some/where", f"cameras={tmp_path}/transforms.json"):
         asked = request("regenerate.rounds=1", f"regenerate.{named}")
-        assert receipt.request_key(asked, pipeline.job_of(asked)) is None
+        assert receipt.request_key(asked, planning.job_of(asked)) is None
 
 
 def test_rounds_are_further_rows_of_the_plan() -> None:
@@ -401,7 +401,7 @@ def test_options_of_a_generator_reach_it_and_wrong_ones_are_told_of(tmp_path: Pa
     text = f'extends = "fast"\n[regenerate]\nrounds = 1\ngenerator = "{__name__}:Choosy"\n'
     recipe.write_text(text + '[regenerate.options]\nurl = "http://here"\ntries = 2\n')
     read = config.load_recipe(str(recipe))
-    kinds = {stage.name: stage.config for stage in pipeline.stages_of(read)}
+    kinds = {stage.name: stage.config for stage in planning.stages_of(read)}
     settings = config.resolve(read, kinds)["regenerate"]
     made = regenerate.generator_of(settings, "cpu")
     assert isinstance(made, Choosy) and (made.url, made.tries) == ("http://here", 2)
@@ -419,7 +419,7 @@ def test_options_of_a_generator_reach_it_and_wrong_ones_are_told_of(tmp_path: Pa
         stage_key(regenerate.STAGE, replace(settings, options={"url": url}), HERE, "cpu", 0, []) for url in ("x", "y")
     )
     assert one != other
-    planned = pipeline.plan(pipeline.Request((DEMO,), tmp_path / "scene.ply", pipeline="fast"))
+    planned = planning.plan(planning.Request((DEMO,), tmp_path / "scene.ply", pipeline="fast"))
     row = replace(planned.rows[-2], config=settings)
     (tmp_path / "scene.run").mkdir()
     account.write_run(replace(planned, rows=(row,)), ())

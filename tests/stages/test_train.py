@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fourdgen import config as settings
-from fourdgen import pipeline
+from fourdgen import planning
 from fourdgen.data.capture import Capture, Clip, write_picture
 from fourdgen.data.records import ClipTrack, FrameSet
 from fourdgen.fit import loop, sampler, starts
@@ -216,7 +216,7 @@ def test_ladders_of_different_length_are_refused() -> None:
 def test_settings_that_train_nothing_or_nonsense_are_refused_by_name(setting: str) -> None:
     """Each alone, with one sentence that names it and a hint; so also before any work, with --dry-run."""
     recipe, name = settings.load_recipe("fast"), f"train.{setting.partition('=')[0]}"
-    made = settings.resolve(recipe, {s.name: s.config for s in pipeline.stages_of(recipe)}, [f"train.{setting}"])
+    made = settings.resolve(recipe, {s.name: s.config for s in planning.stages_of(recipe)}, [f"train.{setting}"])
     with pytest.raises(FourdgenError) as caught:
         stage.check(None, made["train"])  # type: ignore[arg-type]
     assert caught.value.message.startswith(f"{name} = ") and "\n" not in caught.value.message
@@ -232,7 +232,7 @@ def test_all_wrong_settings_are_named_at_once() -> None:
 @pytest.mark.parametrize("name", settings.recipe_names())
 def test_the_recipes_pass_their_own_checks(name: str) -> None:
     recipe = settings.load_recipe(name)
-    config = settings.resolve(recipe, {s.name: s.config for s in pipeline.stages_of(recipe)})
+    config = settings.resolve(recipe, {s.name: s.config for s in planning.stages_of(recipe)})
     stage.check(None, config["train"])  # type: ignore[arg-type]
 
 

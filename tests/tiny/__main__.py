@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fourdgen import cli, pipeline, workspace
+from fourdgen import cli, planning, workspace
 from tests.tiny import fate
 
-pipeline.STAGES = {name: f"tests.tiny.{name}" for name in ("first", "second", "export")}
+planning.STAGES = {name: f"tests.tiny.{name}" for name in ("first", "second", "export")}
 finish = workspace.finish
 
 
