@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import fourdgen
-from fourdgen import api, cli, planning
+from fourdgen import api, planning
+from fourdgen.cli.making import reconstruct
 from fourdgen.geometry.transforms import Sim3
 from fourdgen.playback.channels import Look, layer, with_alpha
 from fourdgen.playback.shots import Shot
@@ -129,7 +130,7 @@ def test_a_bad_value_is_called_by_the_option_that_was_typed(tmp_path: Path, opti
 
 
 def test_the_command_line_has_no_option_that_python_has_not() -> None:
-    parameters = set(inspect.signature(cli.reconstruct).parameters) - {"inputs", "output", "dry_run", "json"}
+    parameters = set(inspect.signature(reconstruct).parameters) - {"inputs", "output", "dry_run", "json"}
     assert parameters == set(api.Options.__annotations__)
 
 
