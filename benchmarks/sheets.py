@@ -66,7 +66,7 @@ def true_normals(mesh: Mesh, view: View, camera: Cameras) -> np.ndarray:
 
 
 def drawn_normals(scene: Scene4D, view: View, camera: Cameras) -> np.ndarray:
-    out = fourdgen.draw(scene.at(view.clip, view.seconds), camera, plain=True)
+    out = fourdgen.draw(scene.at(view.clip, view.seconds), camera)
     normal = out.normal[0] @ camera.cam_from_world[0, :3, :3].T
     alpha = out.alpha[0][..., None]
     return np.asarray(0.5 * alpha + 0.5 * normal * torch.tensor([1.0, -1.0, -1.0]) + 1 - alpha)

@@ -78,7 +78,7 @@ def score(
         for view in views:
             if view.clip == clip and view.entry.frame == frame:
                 camera = Cameras(view.entry.cam_from_input[None].float(), view.entry.K.float()[None], view.entry.size)
-                out = draw(state, _moved(camera, root_from_truth), rasterizer=rasterizer, plain=True)
+                out = draw(state, _moved(camera, root_from_truth), rasterizer=rasterizer)
                 angles.append(normal_errors(out, mesh, frame, camera, root_from_truth))
     errors = np.concatenate(angles) if angles else np.zeros(0)
     normal = float(errors.mean()) if len(errors) else None
@@ -101,7 +101,7 @@ def _drawn_surface(
 
     def points(surfels: Surfels, around: Cameras) -> Float[np.ndarray, "n 3"]:
         ours = _moved(around, root_from_truth)
-        found = drawn_points(draw(surfels, ours, rasterizer=rasterizer, plain=True), ours)
+        found = drawn_points(draw(surfels, ours, rasterizer=rasterizer), ours)
         return truth_from_root.apply(torch.from_numpy(found)).numpy()
 
     if not far.any():

@@ -39,7 +39,7 @@ class Layer:
 def layer(scene: Scene4D, shot: Shot, look: Look, rasterizer: Rasterizer) -> Layer:
     """Draws a shot."""
     surfels = scene.at(shot.clip, shot.seconds)
-    out = draw(surfels, shot.camera, rasterizer=rasterizer, plain=look.channel in ("normal", "depth"))
+    out = draw(surfels, shot.camera, rasterizer=rasterizer)
     alpha = out.alpha[0].clamp(0, 1)
     weight = alpha.clamp_min(1e-6)
     depth = out.depth[0] / weight

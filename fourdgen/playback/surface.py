@@ -24,7 +24,7 @@ from fourdgen.scene.files import extent
 from fourdgen.scene.mesh import SkinnedMesh, compact, large_parts, skinned_like, surface_nets, without_pockets
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.simplify import load_open3d, simplified
-from fourdgen.scene.surfels import Surfels, refined, rgb_from_sh
+from fourdgen.scene.surfels import Surfels, rgb_from_sh
 
 MOMENTS = 9  # frames of the reference clip among which the one is chosen in whose state the mesh is made
 OUTLINES = 3  # views outside whose outlines a point must lie to be cut away: one or two may have a hole
@@ -128,9 +128,8 @@ def open_moment(scene: Scene4D) -> tuple[str, float] | None:
 
 
 def state_at(scene: Scene4D, moment: tuple[str, float] | None) -> Surfels:
-    """The surfels with their refinement, as they are at a moment; None: in the canonical state."""
-    surfels = refined(scene.surfels)
-    return surfels if moment is None else replace(scene, surfels=surfels).at(*moment)
+    """The surfels as they are at a moment; None: in the canonical state."""
+    return scene.surfels if moment is None else scene.at(*moment)
 
 
 def around(surfels: Surfels, config: SurfaceConfig) -> tuple[Cameras, Float[Tensor, "3"], float, tuple[int, int, int]]:

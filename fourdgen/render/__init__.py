@@ -13,7 +13,7 @@ from fourdgen.render.cpu import CpuRasterizer
 from fourdgen.render.tiled import TiledRasterizer
 from fourdgen.render.types import Rasterizer, RenderOut
 from fourdgen.report import FourdgenError, Reporter, Silent
-from fourdgen.scene.surfels import Surfels, refined, rgb_from_sh
+from fourdgen.scene.surfels import Surfels, rgb_from_sh
 
 __all__ = ["Rasterizer", "RenderOut", "draw", "pick", "surface_normal"]
 
@@ -78,15 +78,11 @@ def draw(
     distortion: bool = False,
     weights: bool = False,
     screen_grad: Float[Tensor, "n"] | None = None,
-    plain: bool = False,
 ) -> RenderOut:
     """Draw surfels of a scene: activations, colours of the directions they are seen from, then the rasterizer.
 
     Directions are turned back into the canonical frame by `surfels.turned`, so that colours move with the surface.
-    Surfels with a refinement are drawn refined, as colour is; `plain` draws them without it, as surfaces are: normals
-    and depth (docs/method.md section 6).
     """
-    surfels = surfels if plain else refined(surfels)
     rasterizer = rasterizer or pick("auto", surfels.means.device.type)
     return rasterizer(
         surfels.means,

@@ -215,10 +215,7 @@ def moved(scene: Scene4D, target_from_root: Sim3) -> Scene4D:
 def moved_surfels(surfels: Surfels, target_from_root: Sim3) -> Surfels:
     """Canonical surfels in another frame; harmonics of degree 1 turn with them, because their directions do."""
     spin = quat_from_matrix(target_from_root.rotation.double()).float()
-    sh, refinement = surfels.sh, surfels.refinement
-    if refinement is not None:  # its rotation vector lies in the canonical frame, too
-        turn = refinement[:, :3] @ target_from_root.rotation.float().T
-        refinement = torch.cat([turn, refinement[:, 3:]], 1)
+    sh = surfels.sh
     if sh.shape[1] > 1:
         sh = turned_degree_one(sh, target_from_root.rotation.float().expand(len(surfels), 3, 3))
     return replace(
@@ -227,7 +224,6 @@ def moved_surfels(surfels: Surfels, target_from_root: Sim3) -> Surfels:
         quats=quat_multiply(spin.expand_as(surfels.quats), surfels.quats),
         log_scales=surfels.log_scales + math.log(target_from_root.scale),
         sh=sh,
-        refinement=refinement,
     )
 
 

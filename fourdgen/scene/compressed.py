@@ -29,7 +29,7 @@ from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.scene.formats import sog
 from fourdgen.scene.motion import Motion, SampledBones, Still
 from fourdgen.scene.scene4d import Scene4D, SceneClip
-from fourdgen.scene.surfels import Surfels, refined
+from fourdgen.scene.surfels import Surfels
 from fourdgen.scene.vertex import splat_columns
 from fourdgen.scene.whole import whole_file
 
@@ -54,7 +54,7 @@ def is_compressed(path: Path) -> bool:
 
 
 def write(path: Path, scene: Scene4D, report: Reporter = Silent()) -> None:
-    """Writes the asset; the refinement is folded in. The motion must be SampledBones or Still (ValueError)."""
+    """Writes the asset. The motion must be SampledBones or Still (ValueError)."""
 
     def done(part: int) -> None:
         report.emit("step", stage="compress", step=part, total=4)
@@ -62,10 +62,9 @@ def write(path: Path, scene: Scene4D, report: Reporter = Silent()) -> None:
     motion = scene.motion
     if not isinstance(motion, SampledBones | Still):
         raise ValueError(f"a motion of type {type(motion).__name__} must be sampled before it is written")
-    surfels = refined(scene.surfels)
-    names, values = splat_columns(surfels)
+    names, values = splat_columns(scene.surfels)
     order = sog.morton_order(np.stack([values[:, names.index(axis)] for axis in "xyz"], 1).astype(np.float64))
-    surfels = surfels[torch.from_numpy(order)]
+    surfels = scene.surfels[torch.from_numpy(order)]
     entries = sog.splat_images(names, values, POSITION_BITS, LEVELS, ALPHA_STEP)
     done(1)
     text: dict[str, Any] = {

@@ -32,7 +32,7 @@ from fourdgen.scene.motion import Motion, SampledBones, Still
 from fourdgen.scene.ply import Ply, matrix, read_ply, table, write_ply
 from fourdgen.scene.scene4d import Scene4D, SceneClip
 from fourdgen.scene.surfels import Surfels
-from fourdgen.scene.vertex import surfels_from_vertex, vertex_table
+from fourdgen.scene.vertex import has_second_branch, surfels_from_vertex, vertex_table
 
 VERSION = (1, 0)
 MADE_UP = "cameras"  # the note of a file that holds no clips: those that are read from it were never filmed
@@ -106,6 +106,8 @@ def read(path: Path | str, report: Reporter = Silent()) -> Scene4D:
             scene, dropped = _read_scene(path, ply)
         except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as error:
             raise FourdgenError(f"{path} is damaged: {_said(error)}", _AGAIN) from None
+    if has_second_branch(ply.elements["vertex"]):
+        report.warn(f"{path}: the refined branch of an earlier version (refine_0 to refine_4) is ignored")
     if dropped:
         scene = _noted(scene, "surfels", f"{dropped} of {dropped + len(scene.surfels)} were unusable and left out")
     for note in ("motion", "surfels"):
@@ -122,7 +124,7 @@ def _text(scene: Scene4D) -> dict[str, Any]:
         "run_folder": scene.run_folder,
         "notes": dict(scene.notes),
         "skin": scene.surfels.bone_ids is not None and scene.surfels.bone_weights is not None,
-        "refinement": scene.surfels.refinement is not None,
+        "refinement": False,  # earlier versions of the reader ask whether there is a second branch
     }
 
 
@@ -189,7 +191,7 @@ def _read_scene(path: Path, ply: Ply) -> tuple[Scene4D, int]:
             f"{path} was written by a newer fourdgen (format {major}.{minor}; this one reads {VERSION[0]}.x)",
             "update fourdgen",
         )
-    surfels, dropped = surfels_from_vertex(path, ply.elements["vertex"], bool(text["skin"]), bool(text["refinement"]))
+    surfels, dropped = surfels_from_vertex(path, ply.elements["vertex"], bool(text["skin"]))
     names = [_string(name, "a clip's name") for name in text["clips"]]
     if len(set(names)) != len(names) or text["reference"] not in names:
         raise ValueError("its clips' names do not fit together")
@@ -278,7 +280,7 @@ def _read_world(ply: Ply) -> Sim3 | None:
 
 
 def _read_static(path: Path, vertex: np.ndarray) -> tuple[Scene4D, int]:
-    surfels, dropped = surfels_from_vertex(path, vertex, skinned=False, refined=False)
+    surfels, dropped = surfels_from_vertex(path, vertex, skinned=False)
     clip = orbit_clip(surfels)
     scene = Scene4D(surfels, Still(), {clip.name: clip}, clip.name, notes={MADE_UP: "made up, once around the subject"})
     if "bone_0" in (vertex.dtype.names or ()):

@@ -9,8 +9,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fourdgen.geometry.transforms import quat_exp, quat_multiply, quat_rotate
-
 SH_C0 = 0.28209479177387814
 SH_C1 = 0.4886025119029199
 
@@ -22,7 +20,6 @@ class Surfels:
     `quats` wxyz, any length > 0; the third axis is the normal. `log_scales` are logs of standard deviations.
     `opacity` holds logits. `sh` holds spherical harmonics (k = 1 or 4), colour = 0.5 + C0 sh[0] + ... in sRGB.
     `bone_ids`, `bone_weights`: the skinning of the written model (k bones, weights sum to 1), None for a still one.
-    `refinement`: rotation vector (3) and log scale change (2) of the refined branch (Vidu4D section 3.4).
     `turned`: only on warped surfels: the rotation from the canonical state, so that view directions can be turned back.
     """
 
@@ -34,7 +31,6 @@ class Surfels:
     confidence: Float[Tensor, "n"]
     bone_ids: Int[Tensor, "n b"] | None = None
     bone_weights: Float[Tensor, "n b"] | None = None
-    refinement: Float[Tensor, "n 5"] | None = None
     turned: Float[Tensor, "n 4"] | None = None
 
     def __len__(self) -> int:
@@ -79,17 +75,3 @@ def normal_axis(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3"]:
     """Third axis (unit normal) of surfels; its sign is arbitrary until a camera looks."""
     w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
     return torch.stack([2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)], -1)
-
-
-def refined(surfels: Surfels) -> Surfels:
-    """The refined branch as plain surfels: rotation exp(dr) r and log scales s + ds (docs/method.md section 6).
-
-    dr is a rotation vector in the canonical frame; of warped surfels it is turned along with them.
-    """
-    if surfels.refinement is None:
-        return surfels
-    turn, growth = surfels.refinement[:, :3], surfels.refinement[:, 3:]
-    if surfels.turned is not None:
-        turn = quat_rotate(surfels.turned, turn)
-    quats = quat_multiply(quat_exp(turn), surfels.quats)
-    return replace(surfels, quats=quats, log_scales=surfels.log_scales + growth, refinement=None)

@@ -22,7 +22,7 @@ _SCALE = ("scale_0", "scale_1", "scale_2")
 _ROT = ("rot_0", "rot_1", "rot_2", "rot_3")
 _BONE = tuple(f"bone_{i}" for i in range(BONES))
 _WEIGHT = tuple(f"weight_{i}" for i in range(BONES))
-_REFINE = tuple(f"refine_{i}" for i in range(5))
+_SECOND_BRANCH = tuple(f"refine_{i}" for i in range(5))  # only in files of earlier versions
 _LARGEST_LOG_SCALE = 40.0  # e^40 root units: anything larger is not a length, and its square no longer a float32
 
 
@@ -52,7 +52,7 @@ def flat_scales(surfels: Surfels) -> Float[Tensor, "n 3"]:
 
 
 def vertex_table(surfels: Surfels) -> np.ndarray:
-    """The `vertex` element of a scene.ply. Surfels without skinning or refinement get zeros there."""
+    """The `vertex` element of a scene.ply. Surfels without skinning get zeros there."""
     names, values = splat_columns(surfels)
     count = len(surfels)
     bones = np.zeros((count, 2 * BONES), dtype=np.float32)
@@ -62,15 +62,12 @@ def vertex_table(surfels: Surfels) -> np.ndarray:
             raise ValueError(f"{kept} bones a surfel; a file holds {BONES}")
         bones[:, :kept] = surfels.bone_ids.detach().cpu().numpy()
         bones[:, BONES : BONES + kept] = surfels.bone_weights.detach().cpu().numpy()
-    refinement = np.zeros((count, 5), dtype=np.float32)
-    if surfels.refinement is not None:
-        refinement[:] = surfels.refinement.detach().cpu().numpy()
     confidence = surfels.confidence.detach().cpu().float().numpy()[:, None]
-    names += [*_BONE, *_WEIGHT, "confidence", *_REFINE]
-    return table(names, np.concatenate([values, bones, confidence, refinement], axis=1))
+    names += [*_BONE, *_WEIGHT, "confidence"]
+    return table(names, np.concatenate([values, bones, confidence], axis=1))
 
 
-def surfels_from_vertex(path: object, vertex: np.ndarray, skinned: bool, refined: bool) -> tuple[Surfels, int]:
+def surfels_from_vertex(path: object, vertex: np.ndarray, skinned: bool) -> tuple[Surfels, int]:
     """Surfels of a `vertex` element, and how many vertices were left out because they are no surfels (not finite, no
     rotation, absurdly large).
 
@@ -109,9 +106,6 @@ def surfels_from_vertex(path: object, vertex: np.ndarray, skinned: bool, refined
     if skinned:
         _require(path, have, (*_BONE, *_WEIGHT))
         parts["bone_ids"], parts["bone_weights"] = _floats(vertex, _BONE), _floats(vertex, _WEIGHT)
-    if refined:
-        _require(path, have, _REFINE)
-        parts["refinement"] = _floats(vertex, _REFINE)
     good = (np.abs(scales) < _LARGEST_LOG_SCALE).all(axis=1)
     for values in parts.values():
         for column in values.reshape(len(values), -1).T:
@@ -127,6 +121,11 @@ def surfels_from_vertex(path: object, vertex: np.ndarray, skinned: bool, refined
     if skinned:
         tensors["bone_ids"] = tensors["bone_ids"].int()
     return Surfels(**tensors), int((~good).sum())
+
+
+def has_second_branch(vertex: np.ndarray) -> bool:
+    """Whether a `vertex` element holds rotations and sizes of the refined branch, which is not drawn any more."""
+    return any(bool(vertex[name].any()) for name in _SECOND_BRANCH if name in (vertex.dtype.names or ()))
 
 
 def _require(path: object, have: set[str], names: tuple[str, ...]) -> None:

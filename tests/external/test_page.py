@@ -126,23 +126,6 @@ def test_a_still_scene_is_shown_without_a_timeline(browser: Browser, tmp_path: P
     assert page.evaluate("document.getElementById('line').hidden")
 
 
-@pytest.mark.parametrize("harmonics", [1, 4])
-def test_a_refined_scene_is_shown_refined_in_colour_and_plain_in_normals(
-    browser: Browser, tmp_path: Path, harmonics: int
-) -> None:
-    plain = toy_scene(harmonics=harmonics)
-    change = 0.4 * torch.randn(len(plain.surfels), 5, generator=torch.Generator().manual_seed(2))
-    scene = replace(plain, surfels=replace(plain.surfels, refinement=change))
-    html.write(tmp_path / "refined.html", scene)
-    page = browser.page(SIZE)
-    page.goto(address(tmp_path / "refined.html"))
-    page.wait("document.documentElement.dataset.first")
-    for channel in ("rgb", "normal"):
-        shown = show(page, f"#freeze&bare&bg=ffffff&az=70&el=20&time=0.3&view={channel}")
-        assert psnr(shown, drawn(scene, "a", 0.3, 70, 20, channel)) >= ENOUGH
-    assert psnr(drawn(plain, "a", 0.3, 70, 20, "rgb"), drawn(scene, "a", 0.3, 70, 20, "rgb")) < ENOUGH - 5
-
-
 def test_the_controls_work(browser: Browser, scene: Scene4D, tmp_path: Path) -> None:
     html.write(tmp_path / "toy.html", scene)
     page = browser.page(SIZE)

@@ -44,7 +44,6 @@ def small_scene() -> Scene4D:
     """A few surfels, two clips, everything that a file can hold."""
     made = toy_scene(harmonics=4)
     surfels = made.surfels[torch.arange(0, 900, 180)]
-    surfels = replace(surfels, refinement=torch.zeros(len(surfels), 5))
     clips = {}
     for name, clip in made.clips.items():
         cameras = clip.cameras[torch.arange(3)]

@@ -26,8 +26,6 @@ def test_the_defaults_change_nothing() -> None:
 @pytest.mark.parametrize("harmonics", [1, 4])
 def test_a_moved_scene_looks_the_same_to_moved_cameras(harmonics: int) -> None:
     scene = toy_scene(harmonics)
-    change = 0.3 * torch.randn(len(scene.surfels), 5, generator=torch.Generator().manual_seed(0))
-    scene = replace(scene, surfels=replace(scene.surfels, refinement=change))
     other = moved(scene, PLACE)
     for seconds in (0.0, 0.3):
         one = draw(scene.at("a", seconds), scene.clips["a"].cameras[3])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fourdgen.geometry.transforms import Sim3, quat_to_matrix, so3_exp
-from fourdgen.report import FourdgenError
+from fourdgen.report import FourdgenError, Silent
 from fourdgen.scene import files
 from fourdgen.scene.motion import Still
 from fourdgen.scene.ply import matrix, read_ply, table, write_ply
@@ -26,11 +26,9 @@ FORBIDDEN = ("rot", "scale_", "f_rest_", "f_dc_", "x", "y", "z")  # what viewers
 def full_scene() -> Scene4D:
     """A scene with everything in it, among it names that no file system would take."""
     scene = toy_scene(harmonics=4)
-    random = torch.Generator().manual_seed(3)
     scales = scene.surfels.log_scales.clone()
     scales[::7, 0] = -20.0  # thinner than the third scale that the file gives to all
-    refinement = torch.randn(len(scene.surfels), 5, generator=random)
-    surfels = replace(scene.surfels, log_scales=scales, refinement=refinement)
+    surfels = replace(scene.surfels, log_scales=scales)
     odd = "jüngste \U0001f98a/\n\udcff" * 50
     clips = {"a": scene.clips["a"], odd: replace(scene.clips["b"], name=odd)}
     motion = replace(
@@ -101,7 +99,6 @@ def test_the_layout_is_what_viewers_tolerate(tmp_path: Path) -> None:
         *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"), *rest, "opacity",
         *("scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
         *(f"bone_{i}" for i in range(4)), *(f"weight_{i}" for i in range(4)), "confidence",
-        *(f"refine_{i}" for i in range(5)),
     ]  # fmt: skip
     names = [name for _, name in first]
     for element, _, properties in elements[1:]:
@@ -242,6 +239,31 @@ def test_further_columns_and_elements_do_no_harm(tmp_path: Path) -> None:
         tmp_path / "more.ply", {**elements, "foreign": table(["label_color"], np.arange(7, dtype=np.int32)[:, None])}
     )
     assert_same(scene, files.read(tmp_path / "more.ply"))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_the_refined_branch_of_older_files_is_ignored_and_named_where_there_is_one(
+    tmp_path: Path, value: float
+) -> None:
+    scene = full_scene()
+    files.write(tmp_path / "scene.ply", scene)
+    elements = dict(read_ply(tmp_path / "scene.ply").elements)
+    names = list(elements["vertex"].dtype.names)
+    values = np.concatenate([matrix(elements["vertex"], names), np.full((len(scene.surfels), 5), value, "<f4")], 1)
+    elements["vertex"] = table([*names, *(f"refine_{i}" for i in range(5))], values)
+    text = elements["fourdgen_text"]["text_bytes"].tobytes()
+    older = text.replace(b'"refinement": false', b'"refinement": true ')
+    assert older != text
+    elements["fourdgen_text"] = table(["text_bytes"], np.frombuffer(older, "<i4")[:, None])
+    write_ply(tmp_path / "older.ply", elements)
+    warned: list[str] = []
+
+    class Listening(Silent):
+        def warn(self, message: str) -> None:
+            warned.append(message)
+
+    assert_same(scene, files.read(tmp_path / "older.ply", Listening()))
+    assert [("refine_0 to refine_4" in said, "is ignored" in said) for said in warned] == [(True, True)] * bool(value)
 
 
 def test_broken_surfels_are_left_out(tmp_path: Path) -> None:

@@ -236,19 +236,6 @@ def test_a_sequence_has_a_file_for_every_frame(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["frames"]
 
 
-def test_the_refinement_is_folded_in(tmp_path: Path) -> None:
-    scene = toy_scene()
-    change = torch.tensor([0.0, 0.0, 0.0, 0.3, -0.2]).expand(len(scene.surfels), 5)
-    export(replace(scene, surfels=replace(scene.surfels, refinement=change)), tmp_path / "out.ply", "3dgs")
-    read = files.read(tmp_path / "out.ply").surfels
-    assert torch.allclose(read.log_scales, scene.surfels.log_scales + torch.tensor([0.3, -0.2]), atol=1e-6)
-    turn = torch.tensor([0.1, 0.2, -0.3, 0.0, 0.0]).expand(len(scene.surfels), 5)
-    export(replace(scene, surfels=replace(scene.surfels, refinement=turn)), tmp_path / "out.ply", "3dgs")
-    read = files.read(tmp_path / "out.ply").surfels
-    spun = so3_exp(torch.tensor([0.1, 0.2, -0.3])) @ quat_to_matrix(scene.surfels.quats)  # at rest in frame 0
-    assert torch.allclose(quat_to_matrix(read.quats), spun, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["splat", "spz", "sog", "3dgs", "glb-splats"])
 def test_equal_scenes_give_equal_bytes(tmp_path: Path, name: str) -> None:
     row = next(row for row in FORMATS if row.name == name)

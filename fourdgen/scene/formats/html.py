@@ -27,7 +27,7 @@ from fourdgen.scene.looping import frame_time, meets_itself
 from fourdgen.scene.motion import SampledBones
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.showing import first_view
-from fourdgen.scene.surfels import SH_C0, SH_C1, Surfels, refined
+from fourdgen.scene.surfels import SH_C0, SH_C1, Surfels
 from fourdgen.scene.whole import whole_file
 
 WEB = Path(__file__).parent / "web"
@@ -136,25 +136,17 @@ def _arrays(scene: Scene4D) -> list[_Packed]:
     arrays = [
         _packed("mean", means, planes),
         _packed("opacity", torch.sigmoid(surfels.opacity).numpy(), 1, 0.0, 1.0),
-        *_shapes(refined(surfels), ""),
+        _packed("quat", nearest_turn(surfels.quats)[:, 1:].T.numpy(), 2, -1.0, 1.0),
+        _packed("scale", surfels.log_scales.T.numpy(), 2),
         _packed("color", np.clip(color, -0.5, 2.0), 1),
         _packed("confidence", surfels.confidence.clamp(0, 1).numpy(), 1, 0.0, 1.0),
     ]
-    if surfels.refinement is not None and bool((surfels.refinement != 0).any()):
-        arrays += _shapes(surfels, "plain_")  # the page draws normals without the refinement, as we do
     if surfels.sh.shape[1] > 1:
         linear = SH_C1 * surfels.sh[:, 1:4].permute(1, 2, 0).numpy()
         arrays.append(_packed("linear", linear, 1))
     if isinstance(scene.motion, SampledBones) and surfels.bone_ids is not None and surfels.bone_weights is not None:
         arrays += _skinning(surfels, scene.motion, list(scene.clips))
     return arrays
-
-
-def _shapes(surfels: Surfels, prefix: str) -> list[_Packed]:
-    return [
-        _packed(f"{prefix}quat", nearest_turn(surfels.quats)[:, 1:].T.numpy(), 2, -1.0, 1.0),
-        _packed(f"{prefix}scale", surfels.log_scales.T.numpy(), 2),
-    ]
 
 
 def _skinning(surfels: Surfels, motion: SampledBones, clips: list[str]) -> list[_Packed]:

@@ -1,7 +1,7 @@
 """Static Gaussian splats of one moment, in the files that splat viewers read: 3DGS .ply, .splat, .spz, and a folder of
 .ply for a sequence. (.sog is in sog.py.)
 
-A surfel becomes a Gaussian with a third scale that is thin; the refinement is folded into rotation and scales.
+A surfel becomes a Gaussian with a third scale that is thin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fourdgen.report import Reporter, Silent
 from fourdgen.scene.adapt import turned_degree_one
 from fourdgen.scene.ply import table, write_ply
 from fourdgen.scene.scene4d import Scene4D
-from fourdgen.scene.surfels import SH_C0, Surfels, refined
+from fourdgen.scene.surfels import SH_C0, Surfels
 from fourdgen.scene.vertex import splat_columns
 from fourdgen.scene.whole import whole_file, whole_folder
 
@@ -31,11 +31,11 @@ SEQUENCE = r"\d{5,}\.ply|sequence\.json"
 
 
 def at_moment(scene: Scene4D, seconds: float | None = None, clip: str | None = None) -> Surfels:
-    """Surfels at a time of a clip (default: the first frame of the reference), refinement folded in, harmonics turned
-    with their surfels: other programs know nothing of canonical frames."""
+    """Surfels at a time of a clip (default: the first frame of the reference), harmonics turned with their surfels:
+    other programs know nothing of canonical frames."""
     name = clip or scene.reference
     moment = float(scene.clips[name].seconds[0]) if seconds is None else seconds
-    return turned_harmonics(replace(scene, surfels=refined(scene.surfels)).at(name, moment))
+    return turned_harmonics(scene.at(name, moment))
 
 
 def turned_harmonics(surfels: Surfels) -> Surfels:

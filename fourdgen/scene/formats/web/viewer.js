@@ -95,14 +95,13 @@ post(first);
 const VERTEX = `#version 300 es
 precision highp float; precision highp int; precision highp sampler2D;
 uniform sampler2D surfels, bones;
-uniform mat3 R; uniform vec3 T, eye; uniform vec2 focal, size; uniform int texels, linear, plain, view; uniform bool moving;
+uniform mat3 R; uniform vec3 T, eye; uniform vec2 focal, size; uniform int texels, linear, view; uniform bool moving;
 layout(location = 0) in uint index;
 flat out vec3 H0, H1, H2; flat out vec2 middle; flat out vec4 color;
 vec4 read(int k) { int i = int(index) * texels + k; return texelFetch(surfels, ivec2(i & 2047, i >> 11), 0); }
 vec3 turn(vec4 q, vec3 v) { return v + 2. * cross(q.xyz, cross(q.xyz, v) + q.w * v); }
 void main() {
-  int shape = view == 1 && plain > 0 ? plain : 1; // normals are those of the surface, colour is that of the refined branch
-  vec4 p = read(0), q = read(shape), s = read(shape + 1), spin = vec4(0, 0, 0, 1);
+  vec4 p = read(0), q = read(1), s = read(2), spin = vec4(0, 0, 0, 1);
   vec3 mean = p.xyz;
   if (moving) { // dual quaternion blending, signs towards the heaviest bone
     vec4 ids = read(3), w = read(4), dual = vec4(0);
@@ -210,29 +209,24 @@ function build() {
     for (const name of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) gl.texParameteri(gl.TEXTURE_2D, name, gl.NEAREST);
     return made;
   };
-  const linear = degree ? 6 : 0, plain = data.plain_quat ? 6 + 3 * degree : 0, texels = 6 + 3 * degree + (plain ? 2 : 0);
+  const linear = degree ? 6 : 0, texels = 6 + 3 * degree;
   const height = Math.ceil(count * texels / 2048), table = new Float32Array(2048 * height * 4);
   if (height > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return sorry('The asset has more surfels than this device can hold.');
   const put = (k, values, parts, from = 0) => {
     for (let i = 0; i < count; i++)
       for (let j = 0; j < parts; j++) table[4 * (i * texels + k) + from + j] = values[j * count + i];
   };
-  const shape = (k, quat, scale) => { // a quaternion's real part is not stored: it is what makes its length 1
-    put(k, quat, 3);
-    put(k + 1, scale.map(Math.exp), 2);
-    for (let i = 0; i < count; i++) {
-      const at = 4 * (i * texels + k);
-      table[at + 3] = Math.sqrt(Math.max(0, 1 - table[at] ** 2 - table[at + 1] ** 2 - table[at + 2] ** 2));
-    }
-  };
-  put(0, data.mean, 3); put(0, data.opacity, 1, 3); shape(1, data.quat, data.scale);
-  if (plain) shape(plain, data.plain_quat, data.plain_scale);
+  put(0, data.mean, 3); put(0, data.opacity, 1, 3); put(1, data.quat, 3); put(2, data.scale.map(Math.exp), 2);
+  for (let i = 0; i < count; i++) { // a quaternion's real part is not stored: it is what makes its length 1
+    const at = 4 * (i * texels + 1);
+    table[at + 3] = Math.sqrt(Math.max(0, 1 - table[at] ** 2 - table[at + 1] ** 2 - table[at + 2] ** 2));
+  }
   if (moving) { put(3, data.bone, 4); put(4, data.weight, 4); }
   put(5, data.color, 3); put(5, data.confidence, 1, 3);
   if (degree) for (let j = 0; j < 3; j++) put(linear + j, data.linear.subarray(3 * j * count), 3);
   const half = gl.getExtension('EXT_color_buffer_float') || gl.getExtension('EXT_color_buffer_half_float');
   gpu = {
-    draw: program(VERTEX, FRAGMENT), resolve: program(SCREEN, RESOLVE), texels, linear, plain, texture,
+    draw: program(VERTEX, FRAGMENT), resolve: program(SCREEN, RESOLVE), texels, linear, texture,
     surfels: texture(gl.RGBA32F, 2048, height, gl.FLOAT, table), bones: texture(gl.RGBA32F, 2, Math.max(bones, 1), gl.FLOAT, null),
     order: gl.createBuffer(), frame: gl.createFramebuffer(), sum: null, size: '',
     format: half ? [gl.RGBA16F, gl.HALF_FLOAT] : [gl.RGBA8, gl.UNSIGNED_BYTE],
@@ -380,7 +374,7 @@ function draw(width, height, cam, bonesNow) {
   gl.uniform3fv(u.eye, cam.eye);
   gl.uniform2f(u.focal, cam.focal, cam.focal);
   gl.uniform2f(u.size, width, height);
-  for (const name of ['texels', 'linear', 'plain']) gl.uniform1i(u[name], gpu[name]);
+  for (const name of ['texels', 'linear']) gl.uniform1i(u[name], gpu[name]);
   gl.uniform1i(u.view, view);
   gl.uniform1i(u.moving, moving);
   gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, count);
