@@ -39,8 +39,6 @@ from fourdgen.report import FourdgenError, Reporter
 GUIDING = 0.5  # confidence above which a pixel holds the model back
 CERTAIN = 0.8  # confidence from which the guide's pixel is in the result exactly
 RELEASE = 0.7  # noise level at which a pixel of confidence 0 would be let go
-PROMPT = "a high quality video of one subject before a plain white background, sharp, consistent"
-AVOID = "blurry, distorted, extra limbs, text, watermark, cluttered background"
 PIPELINES = ("WanVACEPipeline", "WanImageToVideoPipeline")
 
 
@@ -49,8 +47,8 @@ class Video:
     """Settings of the generator `video`. `model`: a folder that `save_pretrained` wrote, or a name on the hub."""
 
     model: str = ""
-    prompt: str = PROMPT
-    avoid: str = AVOID
+    prompt: str = "a high quality video of one subject before a plain white background, sharp, consistent"
+    avoid: str = "blurry, distorted, extra limbs, text, watermark, cluttered background"
     steps: int = 30
     guidance: float = 5.0
     side: int = 480  # longer side of what the model makes, pixels; its pictures are scaled back to the guide's

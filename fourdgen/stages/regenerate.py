@@ -26,6 +26,7 @@ from fourdgen.generate.accept import Verdict, bounds_of, judge
 from fourdgen.generate.guide import check_entries, given_paths, render_guide
 from fourdgen.generate.model_files import files_of
 from fourdgen.generate.paths import Path as CameraPath
+from fourdgen.generate.video import Video
 from fourdgen.render.carried import rasterizer_on
 from fourdgen.report import FourdgenError, all_at_once
 from fourdgen.scene.scene4d import Scene4D
@@ -53,13 +54,13 @@ class RegenerateConfig:
     cameras: str = ""  # a cameras file that gives the paths instead: entries with view and frame
     filtering: bool = True  # judge what was made; without, everything counts as half a filmed pixel
     model: str = ""  # folder or hub name of a video model, such as Wan-AI/Wan2.1-VACE-1.3B-diffusers
-    prompt: str = "a high quality video of one subject before a plain white background, sharp, consistent"
-    avoid: str = "blurry, distorted, extra limbs, text, watermark, cluttered background"
-    sampling_steps: int = 30  # denoising steps of the video model
-    guidance: float = 5.0  # how strictly the video model follows the prompt
-    side: int = 480  # longer side of what the video model makes, pixels
-    window: int = 81  # frames that the video model makes at once
-    overlap: int = 17  # frames by which its windows overlap
+    prompt: str = Video.prompt  # what the video model is told
+    avoid: str = Video.avoid  # and what it shall not make
+    sampling_steps: int = Video.steps  # denoising steps of the video model
+    guidance: float = Video.guidance  # how strictly the video model follows the prompt
+    side: int = Video.side  # longer side of what the video model makes, pixels
+    window: int = Video.window  # frames that the video model makes at once
+    overlap: int = Video.overlap  # frames by which its windows overlap
     fetch: bool = False  # allow downloading the model
 
 
