@@ -127,6 +127,17 @@ def locate(name: str) -> Path | None:
     return None
 
 
+def model_folder(model: str) -> Path:
+    """Where the files of a model of the hub lie on this machine: a folder of that name, else the hub's cache. Never
+    downloads. Raises OSError or ValueError where it is in neither."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, local_files_only=True))
+
+
 def digest(path: Path) -> str:
     """sha256 of a file, in hex."""
     with path.open("rb") as file:

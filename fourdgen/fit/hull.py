@@ -15,6 +15,7 @@ from scipy.sparse.linalg import spsolve
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from fourdgen.fit.clusters import k_means_centers
 from fourdgen.fit.sampler import view_directions
 from fourdgen.fit.views import View
 
@@ -164,14 +165,7 @@ def spread_bones(points: Float[Tensor, "p 3"], count: int, generator: torch.Gene
     """Bone centres [b 3] by farthest points, then k-means; and the mean distance of a centre to its two neighbours."""
     sample = points[torch.randperm(len(points), generator=generator)[:4000]]
     count = min(count, len(sample))
-    centers = sample[:1]
-    for _ in range(count - 1):
-        centers = torch.cat([centers, sample[torch.cdist(sample, centers).amin(1).argmax()][None]])
-    for _ in range(8):
-        nearest = torch.cdist(sample, centers).argmin(1)
-        centers = torch.stack(
-            [sample[nearest == b].mean(0) if bool((nearest == b).any()) else centers[b] for b in range(count)]
-        )
+    centers = k_means_centers(sample, sample[:1], count, 8)
     if count == 1:
         return centers, 1.0
     distance = torch.cdist(centers, centers) + torch.eye(count) * 1e3

@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from fourdgen.adam import Adam
+from fourdgen.fit.clusters import k_means_centers
 from fourdgen.geometry.timeline import ticks
 from fourdgen.geometry.transforms import (
     nearest_rotation,
@@ -101,14 +102,8 @@ def instants(seconds: Float[Tensor, "t"]) -> Int[Tensor, "k"]:
 
 def k_means(features: Float[Tensor, "p d"], count: int, generator: torch.Generator) -> Int[Tensor, "p"]:
     """Cluster of each point; the start is a random point and, again and again, the point farthest from all chosen."""
-    centers = features[torch.randint(len(features), (1,), generator=generator)]
-    for _ in range(count - 1):
-        centers = torch.cat([centers, features[torch.cdist(features, centers).amin(1).argmax()][None]])
-    for _ in range(10):
-        label = torch.cdist(features, centers).argmin(1)
-        centers = torch.stack(
-            [features[label == b].mean(0) if bool((label == b).any()) else centers[b] for b in range(count)]
-        )
+    first = features[torch.randint(len(features), (1,), generator=generator)]
+    centers = k_means_centers(features, first, count, 10)
     return torch.cdist(features, centers).argmin(1)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fourdgen import disk
+from fourdgen import disk, weights
 from fourdgen.report import FourdgenError, Reporter
 
 HEADROOM = 1.3  # of memory beyond the weights, for activations
@@ -21,14 +21,10 @@ def whole_folder(model: str) -> Path:
 
     Raises FourdgenError where they are not there or not all there.
     """
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(model, local_files_only=True))
-        except (OSError, ValueError) as error:
-            raise no_weights(model, "the hub's cache does not have it") from error
+    try:
+        folder = weights.model_folder(model)
+    except (OSError, ValueError) as error:
+        raise no_weights(model, "the hub's cache does not have it") from error
     missing = _missing(folder)
     if missing:
         raise no_weights(model, f"there is no {missing}")

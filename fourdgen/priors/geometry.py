@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from fourdgen import weights
 from fourdgen.report import FourdgenError
 
 PACKAGES = ("depth_anything_3", "einops", "omegaconf", "addict", "huggingface_hub")
@@ -141,17 +142,13 @@ def prepared(rgb: UInt8[np.ndarray, "n h w 3"], mask: UInt8[np.ndarray, "n h w"]
 
 def _folder(model: str) -> Path:
     """Where the model's files lie: its own folder, or the hub's cache for a hub name. Never downloads."""
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(model, local_files_only=True))
-        except (OSError, ValueError) as error:
-            raise FourdgenError(
-                f"align.geometry: {model} is no folder, and the hub's cache does not have it",
-                f"give a folder with {CONFIG} and {WEIGHTS}, or fetch one: hf download depth-anything/DA3-SMALL",
-            ) from error
+    try:
+        folder = weights.model_folder(model)
+    except (OSError, ValueError) as error:
+        raise FourdgenError(
+            f"align.geometry: {model} is no folder, and the hub's cache does not have it",
+            f"give a folder with {CONFIG} and {WEIGHTS}, or fetch one: hf download depth-anything/DA3-SMALL",
+        ) from error
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise _not_a_model(folder, f"there is no {name}")

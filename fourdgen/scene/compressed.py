@@ -44,15 +44,6 @@ _LARGEST = 1 << 28  # bytes: nothing in such a file is larger when it is unpacke
 _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0}]
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether a file begins as a ZIP does."""
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"PK\x03\x04"
-    except OSError:
-        return False
-
-
 def write(path: Path, scene: Scene4D, report: Reporter = Silent()) -> None:
     """Writes the asset. The motion must be SampledBones or Still (ValueError)."""
 

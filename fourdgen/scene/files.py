@@ -29,7 +29,7 @@ from fourdgen.geometry.transforms import Sim3
 from fourdgen.report import FourdgenError, Reporter, Silent
 from fourdgen.scene import compressed
 from fourdgen.scene.motion import Motion, SampledBones, Still
-from fourdgen.scene.ply import Ply, matrix, read_ply, table, write_ply
+from fourdgen.scene.ply import Ply, is_zip, matrix, read_ply, table, write_ply
 from fourdgen.scene.scene4d import Scene4D, SceneClip
 from fourdgen.scene.surfels import Surfels
 from fourdgen.scene.vertex import has_second_branch, surfels_from_vertex, vertex_table
@@ -90,7 +90,7 @@ def read(path: Path | str, report: Reporter = Silent()) -> Scene4D:
     no such file: cut off, damaged, of a newer version.
     """
     path = Path(path)
-    if compressed.is_compressed(path):
+    if is_zip(path):
         return compressed.read(path)
     ply = read_ply(path)
     if "vertex" not in ply.elements:

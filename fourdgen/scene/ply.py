@@ -114,7 +114,7 @@ def _fits(path: Path, element: _Element, size: int, there: int, unit: str) -> in
 
 def check(path: Path | str) -> None:
     """Raises FourdgenError for a file that is absent, no PLY, or cut off. Reads the header only."""
-    if _is_zip(Path(path)):
+    if is_zip(Path(path)):
         return  # a compressed scene: its reader says what is wrong with it
     order, _, declared, start, length = _look(Path(path))
     offset = start
@@ -126,7 +126,8 @@ def check(path: Path | str) -> None:
             offset += _fits(Path(path), element, size, length - offset, "bytes")
 
 
-def _is_zip(path: Path) -> bool:
+def is_zip(path: Path) -> bool:
+    """Whether a file begins as a ZIP does: a compressed asset is one."""
     try:
         with path.open("rb") as file:
             return file.read(4) == b"PK\x03\x04"
@@ -136,7 +137,7 @@ def _is_zip(path: Path) -> bool:
 
 def comment_of(path: Path | str, start: str) -> str:
     """The rest of the first comment line that starts with `start`; empty where there is none. Raises as `check`."""
-    if _is_zip(Path(path)):
+    if is_zip(Path(path)):
         return ""
     for comment in _look(Path(path))[1]:
         if comment.startswith(start):

@@ -3,31 +3,24 @@ that changes shape. Vertices have colours (sRGB); in OBJ they follow the coordin
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from fourdgen.report import Reporter, Silent
+from fourdgen.scene.formats.sequence import write_frames
 from fourdgen.scene.mesh import SkinnedMesh
 from fourdgen.scene.scene4d import Scene4D
-from fourdgen.scene.whole import whole_folder
-
-SEQUENCE = r"\d{5,}\.(ply|obj)|sequence\.json"
 
 
 def write_sequence(folder: Path, scene: Scene4D, mesh: SkinnedMesh, kind: str, report: Reporter = Silent()) -> None:
-    """00000.KIND, 00001.KIND, ... (kind: obj or ply) for the frames of the reference clip, moved by our own skinning;
-    sequence.json says when each is shown. One frame is in memory at a time."""
+    """A mesh (kind: obj or ply) for every frame of the reference clip, moved by our own skinning."""
     write = {"obj": write_obj, "ply": write_ply}[kind]
-    clip = scene.clips[scene.reference]
-    times = [float(seconds) for seconds in clip.seconds]
-    with whole_folder(folder, SEQUENCE) as part:
-        for number, seconds in enumerate(times):
-            write(part / f"{number:05d}.{kind}", mesh.at(scene.motion, clip.name, seconds))
-            report.emit("step", stage="export", step=number + 1, total=len(times))
-        about = {"clip": clip.name, "seconds": [round(seconds, 6) for seconds in times]}
-        (part / "sequence.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+    def frame(path: Path, seconds: float) -> None:
+        write(path, mesh.at(scene.motion, scene.reference, seconds))
+
+    write_frames(folder, scene, kind, "ply|obj", frame, report)
 
 
 def write_obj(path: Path, mesh: SkinnedMesh) -> None:

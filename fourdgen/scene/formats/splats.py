@@ -7,7 +7,6 @@ A surfel becomes a Gaussian with a third scale that is thin.
 from __future__ import annotations
 
 import gzip
-import json
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,16 +17,16 @@ import numpy as np
 from fourdgen.geometry.transforms import quat_to_matrix
 from fourdgen.report import Reporter, Silent
 from fourdgen.scene.adapt import turned_degree_one
+from fourdgen.scene.formats.sequence import write_frames
 from fourdgen.scene.ply import table, write_ply
 from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.surfels import SH_C0, Surfels
 from fourdgen.scene.vertex import splat_columns
-from fourdgen.scene.whole import whole_file, whole_folder
+from fourdgen.scene.whole import whole_file
 
 SPZ_MAGIC, SPZ_VERSION = 0x5053474E, 3
 SPZ_COLOR = 0.15  # of the degree-0 coefficients, so that a byte holds them
 SPZ_BITS = (5, 4, 4)  # that count in the byte of a coefficient of degree 1, 2, 3
-SEQUENCE = r"\d{5,}\.ply|sequence\.json"
 
 
 def at_moment(scene: Scene4D, seconds: float | None = None, clip: str | None = None) -> Surfels:
@@ -52,18 +51,12 @@ def write_3dgs(path: Path, surfels: Surfels) -> None:
 
 
 def write_sequence(folder: Path, scene: Scene4D, report: Reporter = Silent()) -> None:
-    """00000.ply, 00001.ply, ...: every frame of the reference clip; sequence.json says when each is shown (seconds).
+    """A 3DGS file for every frame of the reference clip."""
 
-    One frame is in memory at a time.
-    """
-    clip = scene.clips[scene.reference]
-    times = [float(seconds) for seconds in clip.seconds]
-    with whole_folder(folder, SEQUENCE) as part:
-        for number, seconds in enumerate(times):
-            write_3dgs(part / f"{number:05d}.ply", at_moment(scene, seconds))
-            report.emit("step", stage="export", step=number + 1, total=len(times))
-        about = {"clip": clip.name, "seconds": [round(seconds, 6) for seconds in times]}
-        (part / "sequence.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    def frame(path: Path, seconds: float) -> None:
+        write_3dgs(path, at_moment(scene, seconds))
+
+    write_frames(folder, scene, "ply", "ply", frame, report)
 
 
 def write_splat(path: Path, surfels: Surfels) -> None:
