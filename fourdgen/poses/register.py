@@ -7,7 +7,8 @@ unknown. The vote alone takes front for back on near-symmetric subjects; the joi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -34,7 +35,10 @@ MARGIN = 1.03  # of the second best loss over the best
 
 @dataclass(frozen=True)
 class Solved:
-    """A clip solved alone: its windows, rotations cam_from_root, places, focal length in sides, model and loss."""
+    """A clip solved alone: its windows, rotations cam_from_root, places, focal length in sides, model and loss.
+
+    What a registration needs of one clip alone is found once, with however many others the clip is compared.
+    """
 
     pictures: Pictures
     rotation: Float[Tensor, "n 3 3"]
@@ -42,12 +46,34 @@ class Solved:
     focal: float
     model: dict[str, Tensor]
     loss: float
+    _alone: dict[tuple[int, float, frozenset[int]], float] = field(init=False, repr=False, default_factory=dict)
 
     def fit(self, seed: int = 0) -> Fit:
         return Fit(
             self.pictures, self.rotation, torch.tensor([self.focal]), 0, seed, model=self.model, place=self.place
         )
 
+    @cached_property
+    def bank(self) -> tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b d"]]:
+        """The model's views, see `view_bank`."""
+        return view_bank(self.fit())
+
+    @cached_property
+    def looking(self) -> Float[Tensor, "n 3 3"]:
+        """See `looking_at_subject`."""
+        return looking_at_subject(self.fit()).detach()
+
+    def alone(self, seed: int, effort: float, held: frozenset[int]) -> float:
+        """Loss of the clip that has a model of its own, after as many steps as a joint one gets."""
+        key = (seed, effort, held)
+        if key not in self._alone:
+            focal = torch.tensor([self.focal])
+            fit = Fit(self.pictures, self.rotation, focal, 1000, seed, place=self.place, held=held)
+            settle_together(fit, POLISH, effort)
+            self._alone[key] = fit.score()
+        return self._alone[key]
+
+    @cached_property
     def levelled(self) -> tuple[Solved, bool]:
         """The same in a root frame whose y axis points down as the cameras' horizon tells, and whether it tells."""
         turn, determined = level_turn(self.rotation)
@@ -80,16 +106,18 @@ class Registration:
     bias: Float[Tensor, "3"]
 
 
-def votes(reference: Fit, other: Fit, upright: bool) -> list[Float[Tensor, "3 3"]]:
+def votes(reference: Solved, other: Solved) -> tuple[list[Float[Tensor, "3 3"]], float]:
     """The best distinct rotations other_from_reference: what each clip's frames (that show the whole subject) find in
-    the other's bank of views.
+    the other's bank of views. And how ill the best one fits: what frames cost at the views next to their poses, over
+    what they cost at a typical view, summed over both clips.
 
-    `upright`: only rotations about the y axis stand for election.
+    Where both horizons are known only rotations about the y axis stand for election.
     """
+    (reference, sure), (other, other_sure) = reference.levelled, other.levelled
+    upright = sure and other_sure
     whole_r, whole_o = reference.pictures.whole, other.pictures.whole
-    ours, theirs = looking_at_subject(reference).detach()[whole_r], looking_at_subject(other).detach()[whole_o]
-    bank_r, crops_r = view_bank(reference)
-    bank_o, crops_o = view_bank(other)
+    ours, theirs = reference.looking[whole_r], other.looking[whole_o]
+    (bank_r, crops_r), (bank_o, crops_o) = reference.bank, other.bank
     costs_o = bank_costs(crops_r, other.pictures[whole_o])  # their frames in our bank
     costs_r = bank_costs(crops_o, reference.pictures[whole_r])
     candidates = torch.cat([_proposals(theirs, bank_r, costs_o), _proposals(ours, bank_o, costs_r).transpose(1, 2)])
@@ -110,7 +138,7 @@ def votes(reference: Fit, other: Fit, upright: bool) -> list[Float[Tensor, "3 3"
         if all(float(rotation_angle_degrees(candidates[i], c)) > APART for c in chosen):
             near = (rotation_angle_degrees(candidates[i], candidates) < 12) & (score < 1.05 * score[i])
             chosen.append(nearest_rotation(candidates[near].sum(0)))
-    return chosen
+    return chosen, float(score.min())
 
 
 def _proposals(poses: Tensor, bank: Tensor, costs: Tensor) -> Float[Tensor, "m 3 3"]:
@@ -136,12 +164,12 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0, k
     `known`: the reference's cameras were given and are held.
     """
     back = level_turn(reference.rotation)[0].T  # to the frame that the caller knows
-    (reference, sure), (other, other_sure) = reference.levelled(), other.levelled()
-    fit_r, fit_o = reference.fit(), other.fit()
+    turns, _ = votes(reference, other)
+    reference, other = reference.levelled[0], other.levelled[0]
     held = frozenset({0} if known else ())
     few_r, few_o = spread(len(reference.pictures), FRAMES), spread(len(other.pictures), FRAMES)
     results = []
-    for rotation in votes(fit_r, fit_o, upright=sure and other_sure):
+    for rotation in turns:
         turned = other.rotation @ rotation
         place = settle(reference, other, turned)
         joint = joint_fit(
@@ -165,7 +193,7 @@ def register(reference: Solved, other: Solved, seed: int, effort: float = 1.0, k
     count = len(reference.pictures)
     errors = joint.frame_scores()
     worse = [
-        clip.pictures.mean(together) / max(_alone(clip, seed, effort, fixed), 1e-6)
+        clip.pictures.mean(together) / max(clip.alone(seed, effort, fixed), 1e-6)
         for clip, together, fixed in ((reference, errors[:count], held), (other, errors[count:], frozenset()))
     ]
     stranger = math.sqrt(worse[0] * worse[1])
@@ -202,13 +230,6 @@ def tone(
     joint.run(bent, replace(still, bend=0.004), batch=8)
     gain, bias = (values[1].detach() for values in joint.tones())
     return gain, bias
-
-
-def _alone(clip: Solved, seed: int, effort: float, held: frozenset[int]) -> float:
-    """Loss of a clip that has a model of its own, after as many steps as the joint one got."""
-    fit = Fit(clip.pictures, clip.rotation, torch.tensor([clip.focal]), 1000, seed, place=clip.place, held=held)
-    settle_together(fit, POLISH, effort)
-    return fit.score()
 
 
 def settle_together(joint: Fit, steps: tuple[int, int, int], effort: float, stiff: float = 0.3) -> None:

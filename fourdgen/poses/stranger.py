@@ -64,8 +64,12 @@ def subject_colors(pictures: Pictures) -> Float[Tensor, "n 3"]:
     return pictures.picture[:, :3].permute(0, 2, 3, 1)[inside].detach()
 
 
+def strange_colors(apart: float, exposed: float) -> bool:
+    """Whether colours alone say that a clip shows another subject, see `strange`."""
+    return apart > FAR_APART and exposed > UNEXPOSED
+
+
 def strange(worse: float, apart: float, exposed: float) -> bool:
     """Whether a clip shows another subject. `worse`: see Registration.stranger; `apart`: see color_distance; `exposed`:
     see exposed_distance."""
-    by_color = apart > FAR_APART and exposed > UNEXPOSED
-    return by_color or worse > MUCH_WORSE or (worse > WORSE and apart > COLORS_APART)
+    return strange_colors(apart, exposed) or worse > MUCH_WORSE or (worse > WORSE and apart > COLORS_APART)

@@ -24,7 +24,7 @@ from fourdgen.poses import check, given, hull_check, kept, store, tracks
 from fourdgen.poses.accept import doubted
 from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.hypotheses import azimuths
-from fourdgen.poses.joining import best_of, join_clips, windows_of
+from fourdgen.poses.joining import join_clips, windows_of
 from fourdgen.poses.pictures import seen_through, spread
 from fourdgen.poses.register import tone
 from fourdgen.poses.search import LEAST_FRAMES, ClipSolution
@@ -37,7 +37,7 @@ from fourdgen.priors import geometry
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
-VERSION = 9  # of this stage and of the searches that it keeps
+VERSION, SEARCHES = 10, 9  # of this stage, and of the searches that it keeps
 GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose finds the focal length
 SAME_PICTURE = 1.0  # mean difference of two frames, of 255, up to which they show the same
 EQUAL = "all its frames are the same picture"
@@ -114,7 +114,7 @@ def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
         turning = [name for name in without if settings[name].turn != "none"]
         for name, path in suggest_all(network, capture, turning, ctx.report).items():
             settings[name] = replace(settings[name], suggested=path)
-    solutions = solve_clips(capture, settings, ctx.folder, ctx.threads, ctx.report, VERSION)
+    solutions = solve_clips(capture, settings, ctx.folder, ctx.threads, ctx.report, SEARCHES)
     for name in equal:
         ctx.report.warn(f"{name}: {EQUAL}, so the view counts as still")
         solutions[name] = replace(solutions[name], verdict=doubted(solutions[name].verdict, EQUAL))
@@ -254,16 +254,15 @@ def joined(
     known: Alignment | None = None,
 ) -> Alignment:  # fmt: skip
     """All clips in the root frame of the reference; with `known` (clips whose cameras were given) in theirs."""
-    reference = known.reference if known is not None else config.reference or best_of(solutions)
     given_clips = {} if known is None else dict(known.clips)
     blocks = [] if known is None else _given_blocks(capture, given_clips)
-    found = join_clips(capture, solutions, reference, _settings(ctx, config, False), ctx.report, known)
+    found = join_clips(capture, solutions, config.reference, _settings(ctx, config, False), ctx.report, known)
     check.draw(blocks + found.blocks, ctx.folder / "check.png")
-    clips = synchronised(capture, given_clips | found.clips, reference, config.sync, ctx.report)
+    clips = synchronised(capture, given_clips | found.clips, found.reference, config.sync, ctx.report)
     ordered = {clip.name: clips[clip.name] for clip in capture.clips if clip.name in clips}
     world = None if known is None else known.world_from_input
     return Alignment(
-        ordered, reference, world, given=False, left_out=found.left_out, turn=config.turn, sweep=config.sweep
+        ordered, found.reference, world, given=False, left_out=found.left_out, turn=config.turn, sweep=config.sweep
     )
 
 
