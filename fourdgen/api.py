@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from fourdgen.config import by_clip
 from fourdgen.report import FourdgenError, Reporter, Silent
 
 if TYPE_CHECKING:
@@ -34,12 +35,13 @@ class Options(TypedDict, total=False):
     threads: int | None
     fresh: bool  # start anew instead of going on
     settings: Mapping[str, Any] | Sequence[str]  # {"train.steps": [60, 40]}, or texts such as "train.steps=60,40"
-    box: str | Sequence[float] | None  # x, y, w, h of the subject in the first frame, pixels
+    # box, fov, turn and sweep may have one value for each clip by name: {"a": "cw", "b": "ccw"}, or "a=cw,b=ccw"
+    box: str | Sequence[float] | Mapping[str, Sequence[float]] | None  # x, y, w, h of the subject in the first frame
     frames: int | None
     size: int | None
-    fov: float | None  # of the longer side, degrees; given, it is kept
-    turn: str | None  # cw, ccw, none
-    sweep: float | None  # degrees
+    fov: float | str | Mapping[str, float] | None  # of the longer side, degrees; given, it is kept
+    turn: str | Mapping[str, str] | None  # cw, ccw, none
+    sweep: float | str | Mapping[str, float] | None  # degrees
     reference: str | None
     sync: bool | None
     max_surfels: int | None
@@ -55,7 +57,7 @@ def request(clips: AnyPath | Sequence[AnyPath], output: AnyPath, **options: Unpa
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     short = {SHORT[name]: value for name, value in given.items() if name in SHORT}
     if "fov" in given:
-        short["root_pose.focal"] = False  # whoever knows it does not want it moved
+        short["root_pose.focal"] = _held(_text(given["fov"]))  # whoever knows it does not want it moved
     extra = given.get("settings", ())
     texts = [f"{name}={_text(value)}" for name, value in extra.items()] if isinstance(extra, Mapping) else list(extra)
     again = {text.partition("=")[0].strip() for text in texts}
@@ -142,8 +144,18 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _held(fov: str) -> str:
+    """root_pose.focal where --fov is this text."""
+    try:
+        return ";".join(f"{name}=false" for name in by_clip(fov))
+    except ValueError:
+        return "false"
+
+
 def _text(value: Any) -> str:
     """A value as `--set` takes it."""
+    if isinstance(value, Mapping):
+        return ";".join(f"{name}={_text(item)}" for name, item in value.items())
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Sequence) and not isinstance(value, str):

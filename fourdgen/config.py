@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 import types
 from collections.abc import Iterable, Mapping, Sequence
@@ -228,7 +229,40 @@ def differences(config: Any) -> dict[str, Any]:
 
 # --------------------------------------------------------------------------------------------------------------
 # Values. Fields may be bool, int, float, str, Path, Literal[...], tuple[...] of these, and unions of these with None;
-# dict[str, Any] is a table of whatever JSON holds, too, which somebody else will check.
+# dict[str, Any] is a table of whatever JSON holds, too, which somebody else will check; dict[str, T] is one value of T
+# for each clip by name, `a=1,b=2` as text, and stands beside a plain T for all of them (see `of_clip`).
+
+
+def of_clip(value: Any, name: str, default: Any = None) -> Any:
+    """A setting that may have one value for each clip, for one of them; `default` where it has none for it."""
+    return value.get(name, default) if isinstance(value, Mapping) else value
+
+
+def said_of_clips(value: Any) -> list[Any]:
+    """Every value of a setting that may have one for each clip."""
+    return list(value.values()) if isinstance(value, Mapping) else [value]
+
+
+def check_clips(values: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raises FourdgenError where one of `values` (by what they are called) names a clip that is not there."""
+    errors = [
+        FourdgenError(f"{said}: no clip is called '{name}'{did_you_mean(name, names)}", f"choose of {', '.join(names)}")
+        for said, value in values.items()
+        if isinstance(value, Mapping)
+        for name in value
+        if name not in names
+    ]
+    if errors:
+        raise all_at_once(errors)
+
+
+def by_clip(text: str) -> dict[str, str]:
+    """`a=1,b=2` or `a=1;b=2` as a table; values may have commas, `a=1,2,3,4,b=5,6,7,8`. Raises ValueError."""
+    end = r"\s*(?:;\s*|$|,\s*(?=[^,;=]+=))"
+    found = list(re.finditer(rf"([^=;]+?)\s*=\s*([^=;]+?){end}", text.strip()))
+    if not found or "".join(match[0] for match in found) != text.strip():
+        raise ValueError("not one value for each clip")
+    return {match[1].strip(): match[2].strip() for match in found}
 
 
 def describe(hint: Any) -> str:
@@ -243,7 +277,7 @@ def describe(hint: Any) -> str:
     if origin is tuple:
         return f"{len(args)} {_SEVERAL[args[0]]} separated by commas"
     if origin is dict:
-        return "a table such as {name = 1}"
+        return "a table such as {name = 1}" if args[1] is Any else "one for each clip as in CLIP=...,CLIP=..."
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
     return "none" if hint is type(None) else words[hint]
 
@@ -288,6 +322,8 @@ def _convert(value: Any, hint: Any) -> Any:
         kinds = [args[0]] * len(value) if args[-1:] == (Ellipsis,) else list(args)
         if len(kinds) == len(value):
             return tuple(_convert(item, kind) for item, kind in zip(value, kinds))
+    elif origin is dict and args[1] is not Any and isinstance(value, dict | str):
+        return _parse(value, hint) if isinstance(value, str) else {k: _convert(v, args[1]) for k, v in value.items()}
     elif origin is dict and isinstance(value, dict) and _is_json(value):
         return value
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
@@ -326,6 +362,8 @@ def _parse(text: str, hint: Any) -> Any:
         kinds = [args[0]] * len(items) if args[-1:] == (Ellipsis,) else list(args)
         if len(kinds) == len(items):
             return tuple(_parse(item, kind) for item, kind in zip(items, kinds))
+    elif origin is dict and args[1] is not Any:
+        return {name: _parse(value, args[1]) for name, value in by_clip(text).items()}
     elif origin is dict:
         return _convert(tomllib.loads(f"table = {text}")["table"], hint)  # raises a ValueError
     elif hint is bool and text in ("true", "false"):

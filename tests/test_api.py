@@ -106,6 +106,10 @@ def test_options_become_settings() -> None:
     }  # fmt: skip
     assert (request.inputs, request.masks, request.cameras) == ((Path("a.mp4"),), Path("m"), None)
     assert api.request(["a", Path("b")], "s.ply", settings=["x.y=1"]).settings == ("x.y=1",)
+    each = api.request("a.mp4", "s.ply", fov={"a": 40.0, "b": 50}, turn="a=cw,b=ccw", box={"a": (1, 2, 3, 4)})
+    assert set(each.settings) == {
+        "align.fov=a=40.0;b=50", "align.turn=a=cw,b=ccw", "ingest.box=a=1,2,3,4", "root_pose.focal=a=false;b=false",
+    }  # fmt: skip
     with pytest.raises(TypeError, match="no such option of reconstruct: sized"):
         api.request("a.mp4", "s.ply", sized=3)  # type: ignore[call-arg]
 
@@ -117,7 +121,24 @@ def test_options_become_settings() -> None:
             {"sweep": -90.0},
             "--sweep -90.0: expected more than 0 and at most 1440 degrees | `fourdgen reconstruct --help`",
         ),
-        ({"turn": "left"}, "--turn left: expected one of auto, cw, ccw, none | `fourdgen reconstruct --help`"),
+        (
+            {"turn": "left"},
+            "--turn left: expected one of auto, cw, ccw, none, or one for each clip as in CLIP=...,CLIP=... | ",
+        ),
+        ({"turn": {"a": "cw", "z": "ccw"}}, "--turn: no clip is called 'z' | choose of "),
+        ({"sweep": "z=90"}, "--sweep: no clip is called 'z' | choose of "),
+        ({"fov": {"z": 40.0}}, "--fov: no clip is called 'z' | choose of "),
+        (
+            {"turn": "none", "sweep": {"a": 90.0}},
+            "--sweep a=90.0: does not go with turn none, a view that does not turn | ",
+        ),
+        ({"box": (-50, -50, 20, 20)}, f"{DEMO}: the box lies outside its "),
+        ({"box": {"z": (1, 2, 3, 4)}}, "--box: no clip is called 'z' | choose of "),
+        ({"fov": "a=400"}, "--fov a=400: expected 2 to 150 degrees | "),
+        (
+            {"box": (10, 10, -4, 5)},
+            "--box 10,10,-4,5: expected X,Y,W,H in pixels, with a width and a height above 0 | ",
+        ),
         ({"fov": 400.0}, "--fov 400.0: expected 2 to 150 degrees | "),
         ({"turn": "none", "sweep": 90.0}, "--sweep 90.0: does not go with turn none"),
         ({"sweep": 90.0, "settings": ["align.sweep=-5"]}, "align.sweep = -5: expected more than 0"),
@@ -177,3 +198,25 @@ def test_reconstruct_and_evaluate(tmp_path: Path) -> None:
     again_changes_nothing(clip, truth, tmp_path / "out")
     with pytest.raises(FourdgenError, match="no such file or folder"):
         fourdgen.reconstruct(tmp_path / "none.mp4", tmp_path / "s.ply")
+
+
+def test_a_value_for_each_clip_in_every_way_to_say_it(tmp_path: Path) -> None:
+    """On the command line once or again for each clip, in a recipe, and from Python."""
+    from fourdgen.cli.making import _joined
+
+    demo = [DEMO, DEMO.with_name("b.mp4")]
+    (tmp_path / "mine.toml").write_text(
+        'extends = "fast"\n[align]\nturn = {a = "cw", b = "ccw"}\nsweep = "a=90,b=80"\n'
+    )
+    ways: list[dict[str, object]] = [
+        {"turn": _joined(["a=cw,b=ccw"]), "sweep": _joined(["a=90", "b=80"])},
+        {"turn": {"a": "cw", "b": "ccw"}, "settings": ["align.sweep=a=90;b=80"]},
+        {"pipeline": str(tmp_path / "mine.toml")},
+    ]
+    for options in ways:
+        wanted = {"pipeline": "fast", "device": "cpu", **options}
+        planned = planning.plan(api.request(demo, tmp_path / "s.ply", **wanted))  # type: ignore[arg-type]
+        config = next(row.config for row in planned.rows if row.stage.name == "align")
+        assert [(config.turn_of(name), config.sweep_of(name)) for name in "abc"] == [
+            ("cw", 90.0), ("ccw", 80.0), ("auto", None),
+        ]  # fmt: skip

@@ -31,6 +31,8 @@ class Fit:
     free: bool = False
     weights: Path | None = None
     more: dict[str, Any] = field(default_factory=dict)
+    each: float | dict[str, float] = 1.0
+    boxes: tuple[int, int] | dict[str, tuple[int, int]] | None = None
 
     def __post_init__(self) -> None:
         if self.rate <= 0:
@@ -71,6 +73,10 @@ def test_defaults_then_recipe_then_set() -> None:
         ("fit.name=7", Fit(name="7")),
         ("fit.name=a=b", Fit(name="a=b")),
         ("fit.free=true", Fit(free=True)),
+        ("fit.each=2", Fit(each=2.0)),
+        ("fit.each=a=1,b c=2", Fit(each={"a": 1.0, "b c": 2.0})),
+        ("fit.each=a=1; b=2", Fit(each={"a": 1.0, "b": 2.0})),
+        ("fit.boxes=a=1,2,b=3,4", Fit(boxes={"a": (1, 2), "b": (3, 4)})),
         ("fit.weights=w/x.onnx", Fit(weights=Path("w/x.onnx"))),
         ('fit.more={url = "a=b", tries = 3, to = [1.5]}', Fit(more={"url": "a=b", "tries": 3, "to": [1.5]})),
     ],
@@ -86,12 +92,12 @@ def test_set_parses_by_the_annotation(text: str, expected: Cut | Fit) -> None:
         (
             ["fit.stpes=5"],
             "fit.stpes: no such setting (did you mean steps?) "
-            "| settings of fit: steps, rate, name, free, weights, more",
+            "| settings of fit: steps, rate, name, free, weights, more, each, boxes",
         ),
         (
             ["fit.size=5"],
             "fit.size: no such setting (did you mean cut.size?) "
-            "| settings of fit: steps, rate, name, free, weights, more",
+            "| settings of fit: steps, rate, name, free, weights, more, each, boxes",
         ),
         (["ftt.steps=5"], "ftt.steps: no such section (did you mean fit?) | sections: cut, fit"),
         (["fit.steps"], "--set fit.steps: expected section.key=value | for example --set train.steps=500"),
@@ -104,6 +110,11 @@ def test_set_parses_by_the_annotation(text: str, expected: Cut | Fit) -> None:
         (["cut.size=1.5"], "cut.size = 1.5: expected a whole number | "),
         (["cut.box=1,2,3"], "cut.box = 1,2,3: expected 4 whole numbers separated by commas, or none | "),
         (["cut.mask=blue"], "cut.mask = blue: expected one of auto, plain, none | "),
+        (
+            ["fit.boxes=a=1,2,b=3"],
+            "fit.boxes = a=1,2,b=3: expected 2 whole numbers separated by commas, or one for each clip as in "
+            "CLIP=...,CLIP=..., or none | ",
+        ),
         (["fit.free=yes"], "fit.free = yes: expected true or false | "),
         (["fit.more=3"], "fit.more = 3: expected a table such as {name = 1} | "),
         (["fit.more={a = }"], "fit.more = {a = }: expected a table such as {name = 1} | "),

@@ -13,6 +13,11 @@ from fourdgen.cli.options import Device, Json, SceneFile, Threads
 from fourdgen.cli.speaking import speaking
 
 
+def _joined(values: list[str] | None) -> str | None:
+    """What an option says that may be given once for each clip."""
+    return ";".join(values) if values else None
+
+
 def reconstruct(
     inputs: Annotated[
         list[Path],
@@ -37,23 +42,30 @@ def reconstruct(
     masks: Annotated[
         Path | None, typer.Option(help="Known masks: DIR/<clip>/*.png, or DIR/*.png for one clip.", show_default=False)
     ] = None,
+    # These four take one value for all clips, or one for each: a=cw,b=ccw, or the option again for every clip.
     box: Annotated[
-        str | None,
-        typer.Option(metavar="X,Y,W,H", help="Where the subject is in the first frame, in pixels.", show_default=False),
+        list[str] | None,
+        typer.Option(
+            metavar="[CLIP=]X,Y,W,H",
+            help="Where the subject is in the first frame, in pixels; repeatable.",
+            show_default=False,
+        ),
     ] = None,
     fov: Annotated[
-        float | None, typer.Option(help="Field of view of the longer side, in degrees.", show_default=False)
+        list[str] | None,
+        typer.Option(metavar="[CLIP=]DEGREES", help="Field of view of the longer side.", show_default=False),
     ] = None,
     turn: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="auto|cw|ccw|none",
-            help="How the subject turns, seen from above. [default: auto]",
+            metavar="[CLIP=]auto|cw|ccw|none",
+            help="How the subject turns, seen from above; a=cw,b=ccw for each clip. [default: auto]",
             show_default=False,
         ),
     ] = None,
     sweep: Annotated[
-        float | None, typer.Option(help="By how many degrees the subject turns in a clip.", show_default=False)
+        list[str] | None,
+        typer.Option(metavar="[CLIP=]DEGREES", help="By how much the subject turns in a clip.", show_default=False),
     ] = None,
     reference: Annotated[
         str | None, typer.Option(metavar="CLIP", help="Clip that the others are registered to.", show_default=False)
@@ -103,7 +115,8 @@ def reconstruct(
     from fourdgen import pipeline as pipelines  # `pipeline` is an option
 
     request = api.request(
-        inputs, output, pipeline=pipeline, cameras=cameras, masks=masks, box=box, fov=fov, turn=turn, sweep=sweep,
+        inputs, output, pipeline=pipeline, cameras=cameras, masks=masks, box=_joined(box), fov=_joined(fov),
+        turn=_joined(turn), sweep=_joined(sweep),
         reference=reference, sync=sync, frames=frames, size=size, max_surfels=max_surfels, settings=settings or (),
         run=run, device=device, seed=seed, threads=threads, fresh=fresh,
     )  # fmt: skip

@@ -86,8 +86,9 @@ def is_empty(mask: np.ndarray) -> bool:
     return float((mask > 127).mean()) < LEAST_MASK
 
 
-def empty_error(source: Source, way: str, folder: Path | None = None) -> FourdgenError:
-    """There is no subject in any frame. `way`: where the masks came from; what helps depends on it."""
+def empty_error(source: Source, way: str, folder: Path | None = None, boxed: bool = False) -> FourdgenError:
+    """There is no subject in any frame. `way`: where the masks came from; what helps depends on it. `boxed`: whether
+    somebody said where the subject is."""
     if way == "given":
         return FourdgenError(
             f"{folder or source.path}: the masks of {source.path.name} are empty in every frame",
@@ -100,7 +101,9 @@ def empty_error(source: Source, way: str, folder: Path | None = None) -> Fourdge
         )
     return FourdgenError(
         f"{source.path}: no subject was found in any frame (masks: {way})",
-        "say where it is with --box X,Y,W,H, or give masks with --masks DIR",
+        "nothing stands out where --box says that it is: give another, or masks with --masks DIR"
+        if boxed
+        else "say where it is with --box X,Y,W,H, or give masks with --masks DIR",
     )
 
 

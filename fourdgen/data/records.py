@@ -21,6 +21,8 @@ class ClipAlignment:
     `time_offset`, `time_rate`: where the clip shows the motion of the clip `synchronised_with`, seconds of that clip =
     rate * seconds + offset.
     `gain`, `bias`: filmed colour = gain * asset colour + bias; the asset has the reference's colours.
+    `turn`, `sweep`: what the user said of a clip that was searched (--turn; --sweep, degrees), which holds for all that
+    comes after.
     """
 
     cam_from_root: Float[Tensor, "t 4 4"]
@@ -34,14 +36,15 @@ class ClipAlignment:
     accepted: bool = True
     reason: str = ""
     given: bool = False  # by the user's own cameras: its poses are never changed
+    turn: str = "auto"
+    sweep: float | None = None
 
 
 @dataclass(frozen=True)
 class Alignment:
     """Result of stage align. `clips` holds only the clips that take part; `left_out` says why others do not.
 
-    `world_from_input` is there as soon as one clip has cameras; `given` says that all have. `turn`, `sweep`: what the
-    user said of the clips that were searched (--turn; --sweep, degrees), which holds for all that comes after.
+    `world_from_input` is there as soon as one clip has cameras; `given` says that all have.
     """
 
     clips: Mapping[str, ClipAlignment]
@@ -49,8 +52,6 @@ class Alignment:
     world_from_input: Sim3 | None
     given: bool  # the user's own cameras: no pose is changed afterwards
     left_out: Mapping[str, str] = field(default_factory=dict)
-    turn: str = "auto"
-    sweep: float | None = None
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ def judge(fit: Fit, frames: Tensor, turn: Turn, rival_loss: float | None) -> Ver
     loss = fit.score()
     flow = flow_agreement(fit.rotations().detach(), frames, turn)
     margin = rival_loss / loss if rival_loss is not None else float("inf")
-    return verdict(flow, margin, overlap(fit), relocated(fit))
+    angle = azimuths(fit.rotations().detach())
+    return verdict(flow, margin, overlap(fit), relocated(fit), "ccw" if angle[-1] > angle[0] else "cw")
 
 
 def doubted(verdict: Verdict, reason: str) -> Verdict:
@@ -149,11 +150,11 @@ def judge_still(loss: float, rival_loss: float | None) -> Verdict:
     return Verdict(not reason, reason, 1.0, margin, 1.0, 1.0)
 
 
-def verdict(flow: float, margin: float, shared: float, again: float) -> Verdict:
-    """What the four figures say together."""
+def verdict(flow: float, margin: float, shared: float, again: float, other: str = "cw or ccw") -> Verdict:
+    """What the four figures say together. `other`: the sense, in words of --turn, that was not found."""
     doubts = []
     if flow < FLOW_AGREES:
-        doubts.append("it may turn the other way (--turn)")
+        doubts.append(f"it may turn the other way (--turn {other})")
     if margin < MARGIN:
         doubts.append("another turn fits nearly as well (--turn, --sweep)")
     if shared < OVERLAP:

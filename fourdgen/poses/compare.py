@@ -103,6 +103,7 @@ class Fit:
     ) -> None:  # fmt: skip
         self.pictures = pictures
         self.loose = torch.tensor([float(clip not in held) for clip in range(len(focal))])  # 0 for a held clip
+        self.zooming = torch.ones(len(focal))  # 0 for a clip whose focal length is known
         self.spacing = Spacing.of(pictures.time, pictures.clip)
         self.base = start
         self.focal = focal.clone().log().requires_grad_()
@@ -216,7 +217,7 @@ class Fit:
         unit = torch.tensor([pace.place * extent, pace.place * extent, pace.depth]).clamp_min(1e-12)
         before, moves = self.place.detach(), self.loose[self.pictures.clip, None]
         place = (before / unit).requires_grad_()
-        held = {id(place): moves, id(self.whole): self.loose[:, None], id(self.focal): self.loose}
+        held = {id(place): moves, id(self.whole): self.loose[:, None], id(self.focal): self.loose * self.zooming}
         groups.append(([place], 1.0))
         active = [{"params": params, "lr": rate, "first": rate} for params, rate in groups if rate > 0]
         optimizer = Adam(active, betas=(0.9, 0.98))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -56,10 +56,11 @@ def course_of(turn: str, sweep: float | None) -> Course | None:
 
 
 def of_clips(
-    course: Course | None, clip: Int[Tensor, "n"], numbers: Collection[int]
+    courses: Mapping[int, Course | None], clip: Int[Tensor, "n"]
 ) -> Callable[[Float[Tensor, "n 3 3"]], Float[Tensor, ""]] | None:
-    """The strain of several clips' rotations in one tensor: the clips `numbers` of `clip`, the number of each row's."""
-    if course is None or not numbers:
+    """The strain of several clips' rotations in one tensor. `courses`: by a clip's number; `clip`: the number of each
+    row's."""
+    parts = [(course, (clip == number).nonzero()[:, 0]) for number, course in sorted(courses.items()) if course]
+    if not parts:
         return None
-    rows = [(clip == number).nonzero()[:, 0] for number in sorted(numbers)]
-    return lambda rotations: torch.stack([course.strain(rotations[part]) for part in rows]).sum()
+    return lambda rotations: torch.stack([course.strain(rotations[rows]) for course, rows in parts]).sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -43,19 +43,22 @@ class JointSettings:
 def refine_together(
     pictures: Pictures, rotation: Float[Tensor, "n 3 3"], place: Float[Tensor, "n 3"], focal: Float[Tensor, "c"],
     settings: JointSettings, still: frozenset[int] = frozenset(), held: frozenset[int] = frozenset(),
-    done: Callable[[int], None] = lambda steps: None, course: Course | None = None,
+    done: Callable[[int], None] = lambda steps: None, courses: Mapping[int, Course | None] | None = None,
+    lenses: frozenset[int] = frozenset(),
 ) -> Fit:  # fmt: skip
     """A fit of all clips from first poses in one root frame. `done(steps)` is told after every phase.
 
     `still`: numbers of clips whose view does not turn; their rotations move with the clip as a whole, or not at all.
     `held`: numbers of clips whose cameras are known: rotations, places and focal lengths stay as they come, and with
     them the root frame.
-    `course`: what the user said of the turn, to which the paths of all other clips are held.
+    `courses`: by a clip's number what the user said of its turn, to which the paths of all other clips are held.
+    `lenses`: numbers of clips whose focal lengths stay as they come.
     """
     focal_rate = 0.0 if len(still) == len(focal) else settings.focal_rate  # one view has no perspective to measure
     whole = 0.002 if len(focal) > 1 else 0.0
     fit = Fit(pictures, rotation, focal, settings.surfels, settings.seed, place=place, held=held)
-    fit.course = of_clips(course, pictures.clip, set(range(len(focal))) - still - held)
+    fit.zooming = torch.tensor([float(clip not in lenses) for clip in range(len(focal))])
+    fit.course = of_clips({i: one for i, one in (courses or {}).items() if i not in still | held}, pictures.clip)
     settle_together(fit, (settings.held, settings.whole, settings.bent), 1.0, settings.stiff)
     done(settings.total - settings.curve - settings.free)
     fit.use_basis(_per_clip(pictures, still, lambda time: cosines(time, min(settings.waves, len(time)))))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from fourdgen.data.records import Alignment, RootTrack
+from fourdgen.poses.advice import for_clip
+
+EQUAL = "all its frames are the same picture"
 
 
 def standing(alignment: Alignment, track: RootTrack) -> str:
@@ -19,14 +22,20 @@ def standing(alignment: Alignment, track: RootTrack) -> str:
     elif found:
         plain = not given and not alignment.left_out
         parts.append("confident" if plain else f"confident for {', '.join(found)}")
-    parts += [still(name) for name in found if track.clips[name].still]
+    several = len(alignment.clips) + len(alignment.left_out) > 1
+    for name in found:
+        if track.clips[name].still:
+            equal = EQUAL in alignment.clips[name].reason
+            parts.append(for_clip(still(name, equal), name) if several else still(name, equal))
     parts += [left_out(name, reason) for name, reason in alignment.left_out.items()]
     return "; ".join(parts)
 
 
-def still(name: str) -> str:
-    """What is said of a clip whose view was found not to turn."""
-    return f"{name} is still, so one side of the subject was filmed (--turn cw or ccw if it does turn)"
+def still(name: str, equal: bool = False) -> str:
+    """What is said of a clip whose view was found not to turn. `equal`: all its frames show the same, so that nothing
+    could help."""
+    said = f"{name} is still, so one side of the subject was filmed"
+    return said if equal else f"{said} (--turn cw or ccw if it does turn)"
 
 
 def left_out(name: str, reason: str) -> str:

@@ -36,7 +36,7 @@ def _read(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], Sim3 |
 
 
 _ALIGNED = ("cam_from_root", "K", "confidence", "gain", "bias")
-_ALIGNED_FACTS = ("synchronised_with", "time_offset", "time_rate", "accepted", "reason", "given")
+_ALIGNED_FACTS = ("synchronised_with", "time_offset", "time_rate", "accepted", "reason", "given", "turn", "sweep")
 
 
 def save_alignment(alignment: Alignment, folder: Path) -> None:
@@ -49,8 +49,6 @@ def save_alignment(alignment: Alignment, folder: Path) -> None:
         "reference": alignment.reference,
         "given": alignment.given,
         "left_out": dict(alignment.left_out),
-        "turn": alignment.turn,
-        "sweep": alignment.sweep,
     }
     _write(folder, arrays, facts, alignment.world_from_input)
 
@@ -61,7 +59,7 @@ def load_alignment(folder: Path) -> Alignment:
     for i, (name, rest) in enumerate(facts["clips"].items()):
         parts: dict[str, Any] = {**rest, **{key: arrays[f"{i}/{key}"] for key in _ALIGNED}}
         clips[name] = ClipAlignment(**parts)
-    return Alignment(clips, facts["reference"], world, facts["given"], facts["left_out"], facts["turn"], facts["sweep"])
+    return Alignment(clips, facts["reference"], world, facts["given"], facts["left_out"])
 
 
 _TRACKED = ("cam_from_root", "K", "confidence")

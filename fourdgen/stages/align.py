@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fourdgen import native
+from fourdgen.config import check_clips, of_clip, said_of_clips
 from fourdgen.data.capture import Capture, stack
 from fourdgen.data.intake import clips_with_cameras
 from fourdgen.data.records import Alignment, ClipAlignment
@@ -29,6 +30,7 @@ from fourdgen.poses.pictures import seen_through, spread
 from fourdgen.poses.register import tone
 from fourdgen.poses.search import LEAST_FRAMES, ClipSolution
 from fourdgen.poses.side_by_side import solve_clips
+from fourdgen.poses.standing import EQUAL
 from fourdgen.poses.stranger import color_distance
 from fourdgen.poses.suggested import NAME as SUGGESTED
 from fourdgen.poses.suggested import suggest_all
@@ -40,7 +42,7 @@ from fourdgen.workspace import Context, Job, Stage
 VERSION, SEARCHES = 10, 9  # of this stage, and of the searches that it keeps
 GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose finds the focal length
 SAME_PICTURE = 1.0  # mean difference of two frames, of 255, up to which they show the same
-EQUAL = "all its frames are the same picture"
+Turning = Literal["auto", "cw", "ccw", "none"]
 TONE_FRAMES = 24  # of each clip in the fit of its colours, where cameras are given
 OTHER_LIGHT = 3.5  # delta E between two clips of one subject: one exposure leaves up to 2.9 (see poses/stranger.py)
 
@@ -49,9 +51,10 @@ OTHER_LIGHT = 3.5  # delta E between two clips of one subject: one exposure leav
 class AlignConfig:
     """Settings of stage align."""
 
-    fov: float | None = None  # what the longer side of the picture sees, degrees; none: it is found
-    turn: Literal["auto", "cw", "ccw", "none"] = "auto"  # how the subject turns in the pictures, seen from above
-    sweep: float | None = None  # by how many degrees it turns in a clip, if you know; held within a tenth
+    # These three may have one value for each clip, as in a=40,b=50.
+    fov: float | dict[str, float] | None = None  # what the longer side of the picture sees, degrees; none: it is found
+    turn: Turning | dict[str, Turning] = "auto"  # how the subject turns in the pictures, seen from above
+    sweep: float | dict[str, float] | None = None  # degrees it turns in a clip, if you know; held within a tenth
     reference: str | None = None  # clip whose root frame all others join; none: the one that is solved best
     sync: bool | None = None  # whether the clips show the same motion; none: those that plainly do
     frames: int = 48  # search poses on at most this many frames of a clip, the rest lie between them
@@ -61,19 +64,31 @@ class AlignConfig:
     geometry: str | None = None  # folder or hub name of a Depth Anything 3 model that suggests one more camera path
 
     def __post_init__(self) -> None:
-        if self.fov is not None and not 2 <= self.fov <= 150:
-            raise ValueError(f"fov = {self.fov:g}: expected 2 to 150 degrees")
-        if self.sweep is not None and not 0 < self.sweep <= 1440:
-            raise ValueError(f"sweep = {self.sweep:g}: expected more than 0 and at most 1440 degrees")
-        if self.sweep is not None and self.turn == "none":
-            raise ValueError(f"sweep = {self.sweep:g}: does not go with turn none, a view that does not turn")
+        for fov in said_of_clips(self.fov):
+            if fov is not None and not 2 <= fov <= 150:
+                raise ValueError(f"fov = {fov:g}: expected 2 to 150 degrees")
+        for sweep in said_of_clips(self.sweep):
+            if sweep is not None and not 0 < sweep <= 1440:
+                raise ValueError(f"sweep = {sweep:g}: expected more than 0 and at most 1440 degrees")
+        named = [name for value in (self.turn, self.sweep) if isinstance(value, dict) for name in value]
+        for name in named or [""]:
+            sweep = of_clip(self.sweep, name)
+            if sweep is not None and of_clip(self.turn, name, "auto") == "none":
+                raise ValueError(f"sweep = {sweep:g}: does not go with turn none, a view that does not turn")
         if self.frames < 3 or self.side < 16 or self.surfels < 50 or self.effort <= 0:
             raise ValueError("frames >= 3, side >= 16, surfels >= 50 and effort > 0 are needed")
 
-    @property
-    def focal(self) -> float:
-        """In longer sides of the picture."""
-        return 0.5 / math.tan(math.radians(self.fov or GUESSED_FOV) / 2)
+    def focal_of(self, name: str) -> float:
+        """Of a clip, in longer sides of the picture."""
+        return 0.5 / math.tan(math.radians(of_clip(self.fov, name) or GUESSED_FOV) / 2)
+
+    def turn_of(self, name: str) -> str:
+        turn: str = of_clip(self.turn, name, "auto")
+        return turn
+
+    def sweep_of(self, name: str) -> float | None:
+        sweep: float | None = of_clip(self.sweep, name)
+        return sweep
 
 
 def check_reference(job: Job, config: AlignConfig) -> None:
@@ -81,6 +96,7 @@ def check_reference(job: Job, config: AlignConfig) -> None:
     if config.geometry is not None:
         geometry.check(config.geometry)
     names = clip_names(job.inputs)
+    check_clips({"--turn": config.turn, "--sweep": config.sweep, "--fov": config.fov}, names)
     if config.reference is None:
         return
     if config.reference not in names:
@@ -108,7 +124,7 @@ def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
     if known is not None and not without:
         return known
     equal = {name for name in without if _motionless(capture, name)}
-    settings = {name: _settings(ctx, config, name in equal) for name in without}
+    settings = {name: _settings(ctx, config, name, name in equal) for name in without}
     if config.geometry is not None:
         network = geometry.load(config.geometry, ctx.device)
         turning = [name for name in without if settings[name].turn != "none"]
@@ -116,7 +132,10 @@ def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
             settings[name] = replace(settings[name], suggested=path)
     solutions = solve_clips(capture, settings, ctx.folder, ctx.threads, ctx.report, SEARCHES)
     for name in equal:
-        ctx.report.warn(f"{name}: {EQUAL}, so the view counts as still")
+        told = config.turn_of(name) in ("cw", "ccw") or config.sweep_of(name)
+        ctx.report.warn(
+            f"{name}: {EQUAL}, so the view counts as still" + (", whatever --turn and --sweep say" if told else "")
+        )
         solutions[name] = replace(solutions[name], verdict=doubted(solutions[name].verdict, EQUAL))
     for name, solution in solutions.items():
         _report(ctx, config, name, solution)
@@ -199,10 +218,11 @@ def _given_blocks(capture: Capture, clips: dict[str, ClipAlignment]) -> list[che
 # ---- cameras searched
 
 
-def _settings(ctx: Context, config: AlignConfig, motionless: bool) -> SearchSettings:
+def _settings(ctx: Context, config: AlignConfig, name: str = "", motionless: bool = False) -> SearchSettings:
+    """Of a clip's search; without its name of what follows, which asks for no turn."""
     settings = SearchSettings(
-        focal=config.focal, turn=config.turn, sweep=config.sweep, frames=config.frames, side=config.side,
-        surfels=config.surfels, effort=config.effort, seed=ctx.seed,
+        focal=config.focal_of(name), turn=config.turn_of(name), sweep=config.sweep_of(name), frames=config.frames,
+        side=config.side, surfels=config.surfels, effort=config.effort, seed=ctx.seed,
     )  # fmt: skip
     return replace(settings, turn="none", sweep=None) if motionless else settings
 
@@ -233,18 +253,17 @@ def _report(ctx: Context, config: AlignConfig, name: str, solution: ClipSolution
         report.emit("note", text=f"{name}: the camera path is uncertain so far", reason=verdict.reason)
     if solution.name == SUGGESTED:
         report.emit("note", text=f"{name}: the path that neural geometry says led to the best one", clip=name)
-    wanted = {"cw": 1, "ccw": -1}.get(config.turn, 0)
+    turn, sweep = config.turn_of(name), config.sweep_of(name)
+    wanted = {"cw": 1, "ccw": -1}.get(turn, 0)
     if len(solution.frames) < LEAST_FRAMES:
         report.warn(f"{name}: {verdict.reason}, so it counts as still")
     elif wanted and not solution.still and solution.turn_sign == -wanted:
-        report.warn(
-            f"{name}: --turn {config.turn} is obeyed, but the optical flow says the subject turns the other way"
-        )
-    elif config.turn == "none" and verdict.margin < 1 and not verdict.accepted:
+        report.warn(f"{name}: --turn {turn} is obeyed, but the optical flow says the subject turns the other way")
+    elif turn == "none" and verdict.margin < 1 and not verdict.accepted:
         report.warn(f"{name}: --turn none is obeyed, but a view that turns explains the pictures better")
     if solution.other_sweep is not None:
         report.warn(
-            f"{name}: --sweep {config.sweep:g} is obeyed, but a turn by about {solution.other_sweep:.0f} degrees "
+            f"{name}: --sweep {sweep:g} is obeyed, but a turn by about {solution.other_sweep:.0f} degrees "
             "explains the pictures better"
         )
 
@@ -256,14 +275,16 @@ def joined(
     """All clips in the root frame of the reference; with `known` (clips whose cameras were given) in theirs."""
     given_clips = {} if known is None else dict(known.clips)
     blocks = [] if known is None else _given_blocks(capture, given_clips)
-    found = join_clips(capture, solutions, config.reference, _settings(ctx, config, False), ctx.report, known)
+    found = join_clips(capture, solutions, config.reference, _settings(ctx, config), ctx.report, known)
     check.draw(blocks + found.blocks, ctx.folder / "check.png")
     clips = synchronised(capture, given_clips | found.clips, found.reference, config.sync, ctx.report)
-    ordered = {clip.name: clips[clip.name] for clip in capture.clips if clip.name in clips}
+    ordered = {
+        clip.name: replace(clips[clip.name], turn=config.turn_of(clip.name), sweep=config.sweep_of(clip.name))
+        for clip in capture.clips
+        if clip.name in clips
+    }
     world = None if known is None else known.world_from_input
-    return Alignment(
-        ordered, found.reference, world, given=False, left_out=found.left_out, turn=config.turn, sweep=config.sweep
-    )
+    return Alignment(ordered, found.reference, world, given=False, left_out=found.left_out)
 
 
 def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import UInt8
 
 from fourdgen import weights
+from fourdgen.config import check_clips, of_clip, said_of_clips
 from fourdgen.data import sources
 from fourdgen.data.cameras_io import CameraEntry, read_camera_entries
 from fourdgen.data.capture import Capture, Clip, load_capture, save_capture, write_picture
@@ -39,6 +40,7 @@ from fourdgen.report import FourdgenError, Reporter, all_at_once
 from fourdgen.workspace import Context, Job, Stage
 
 SHEET = "check.png"  # the masks at a glance
+Box = tuple[float, float, float, float]
 CLEAR = 128  # alpha below this somewhere makes an alpha channel a mask
 
 
@@ -49,9 +51,8 @@ class IngestConfig:
     size: int = 512  # longer side of the stored frames in pixels, at most; 0: as filmed
     frames: int = 400  # use at most this many frames of a clip, evenly in time; 0: all
     fps: float = 24.0  # frame rate of picture folders (a timestamps.txt beside the pictures goes before)
-    box: tuple[float, float, float, float] | None = (
-        None  # x,y,w,h of the subject in the first frame, pixels of the source
-    )
+    # x,y,w,h of the subject in the first frame, pixels of the source; may be one for each clip, as in a=1,2,3,4
+    box: Box | dict[str, Box] | None = None
     masks: Literal["auto", "alpha", "given", "plain", "u2netp", "classical"] = "auto"  # where masks come from
 
     def __post_init__(self) -> None:
@@ -61,8 +62,10 @@ class IngestConfig:
             raise ValueError(f"frames = {self.frames}: expected at least 2 (or 0: all)")
         if not self.fps > 0:
             raise ValueError(f"fps = {self.fps}: expected a positive number")
-        if self.box is not None and (self.box[2] <= 0 or self.box[3] <= 0):
-            raise ValueError("box: expected X,Y,W,H in pixels, with a width and a height above 0")
+        for box in said_of_clips(self.box):
+            if box is not None and (box[2] <= 0 or box[3] <= 0):
+                said = ",".join(f"{value:g}" for value in box)
+                raise ValueError(f"box = {said}: expected X,Y,W,H in pixels, with a width and a height above 0")
 
 
 def check(job: Job, config: IngestConfig) -> None:
@@ -73,6 +76,10 @@ def check(job: Job, config: IngestConfig) -> None:
         errors.append(FourdgenError("there is no input", "give video files or folders of pictures"))
     twice = sorted({str(path) for path in job.inputs if job.inputs.count(path) > 1})
     errors += [FourdgenError(f"{path} is given twice", "name each clip once") for path in twice]
+    try:
+        check_clips({"--box": config.box}, sources.clip_names(job.inputs))
+    except FourdgenError as error:
+        errors.append(error)
     for name, path in zip(sources.clip_names(job.inputs), job.inputs):
         try:
             clip = look(name, path, config.fps)
@@ -100,10 +107,11 @@ def check(job: Job, config: IngestConfig) -> None:
 
 
 def _check_box(clip: Intake, config: IngestConfig) -> None:
-    if config.box is not None and (config.box[0] >= clip.size[0] or config.box[1] >= clip.size[1]):
+    box = of_clip(config.box, clip.name)
+    if box is not None and any(box[i] >= clip.size[i] or box[i] + box[i + 2] <= 0 for i in (0, 1)):
         raise FourdgenError(
             f"{clip.source.path}: the box lies outside its {clip.size[0]}x{clip.size[1]} picture",
-            "--box X,Y,W,H, pixels from top left",
+            "--box X,Y,W,H, pixels from top left; CLIP=X,Y,W,H for one clip",
         )
 
 
@@ -212,7 +220,7 @@ def _ingest(
         rgb, alpha, way = _cut(ctx, config, name, rgb, pictures.source_size)
     weight = np.full(alpha.shape, 255, np.uint8) if known is None else known
     alpha = np.where(weight > 0, alpha, 0).astype(np.uint8)
-    weight = _ignore_empty(ctx.report, name, alpha, weight, pictures.ids, source, way)
+    weight = _ignore_empty(ctx, config, name, alpha, weight, pictures.ids, source, way)
     if way not in ("alpha", "given"):
         _doubt(ctx, name, alpha, way)
     weighted = bool((weight < 255).any())
@@ -305,7 +313,7 @@ def _cameras(
 def _cut(
     ctx: Context, config: IngestConfig, name: str, rgb: UInt8[np.ndarray, "t h w 3"], source_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    box = config.box
+    box = of_clip(config.box, name)
     if box is not None:
         small = reduced(source_size, config.size or None)
         x, y = small[0] / source_size[0], small[1] / source_size[1]
@@ -322,18 +330,24 @@ def _cut(
     return cut.rgb, cut.mask, cut.way
 
 
+def _box_of(ctx: Context, name: str) -> str:
+    """What --box takes for a clip."""
+    return "X,Y,W,H" if len(ctx.job.inputs) == 1 else f"{name}=X,Y,W,H"
+
+
 def _doubt(ctx: Context, name: str, alpha: UInt8[np.ndarray, "t h w"], way: str) -> None:
     found = mask_doubts(alpha)
     if found:
         sheet = ctx.folder.with_suffix("") / SHEET  # where it will lie when the stage is done
         ctx.report.warn(
             f"{name}: the masks ({way}) may be wrong: they {' and '.join(found)}; look at {sheet}, and help with "
-            "--box X,Y,W,H (which subject, in the first frame) or --masks DIR"
+            f"--box {_box_of(ctx, name)} (which subject, in the first frame) or --masks DIR"
         )
 
 
 def _ignore_empty(
-    report: Reporter,
+    ctx: Context,
+    config: IngestConfig,
     name: str,
     alpha: UInt8[np.ndarray, "t h w"],
     weight: UInt8[np.ndarray, "t h w"],
@@ -343,11 +357,11 @@ def _ignore_empty(
 ) -> UInt8[np.ndarray, "t h w"]:
     empty = np.array([is_empty(mask) for mask in alpha])
     if empty.all():
-        raise empty_error(source, way)
+        raise empty_error(source, way, boxed=of_clip(config.box, name) is not None)
     if empty.any():
         gone = numbers([i for i, nothing in zip(ids, empty) if nothing])
-        help_ = "" if way in ("alpha", "given") else " (--box X,Y,W,H or --masks DIR may help)"
-        report.warn(f"{name}: empty masks, so these frames do not count: {gone}{help_}")
+        help_ = "" if way in ("alpha", "given") else f" (--box {_box_of(ctx, name)} or --masks DIR may help)"
+        ctx.report.warn(f"{name}: empty masks, so these frames do not count: {gone}{help_}")
     return np.where(empty[:, None, None], 0, weight).astype(np.uint8)
 
 

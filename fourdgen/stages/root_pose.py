@@ -10,11 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fourdgen import native
+from fourdgen.config import of_clip
 from fourdgen.data.capture import Capture, stack
 from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, RootTrack, stands_still
 from fourdgen.geometry.timeline import ticks
 from fourdgen.poses import check, store, tracks
 from fourdgen.poses.accept import OVERLAP, outlines_doubt, overlap, without_outlines
+from fourdgen.poses.advice import for_clip
 from fourdgen.poses.compare import Fit
 from fourdgen.poses.course import course_of
 from fourdgen.poses.joint import JointSettings, normalised, refine_together
@@ -32,7 +34,8 @@ class RootPoseConfig:
     side: int = 96  # size in pixels of the pictures on which poses are refined
     surfels: int = 2000  # of the model that is rendered and compared
     effort: float = 1.0  # factor on all step counts
-    focal: bool = True  # whether focal lengths move from where align left them
+    # Whether focal lengths move from where align left them; may have one value for each clip, as in a=false,b=true.
+    focal: bool | dict[str, bool] = True
     batch: int = 8  # frames a step
 
     def __post_init__(self) -> None:
@@ -83,10 +86,13 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     rotations = start.rotations().detach()
     still = frozenset(i for i in range(len(names)) if stands_still(rotations[pictures.clip == i]))
     held = frozenset(i for i, name in enumerate(names) if alignment.clips[name].given)
-    course = course_of(alignment.turn, alignment.sweep)
+    told = [alignment.clips[name] for name in names]
+    courses = {i: course_of(clip.turn, clip.sweep) for i, clip in enumerate(told)}
+    lenses = frozenset(i for i, name in enumerate(names) if not of_clip(config.focal, name, True))
     fit = refine_together(
         pictures, torch.cat(rotation), torch.cat(place), torch.tensor(focal), settings, still, held,
-        lambda step: ctx.report.emit("step", stage="root_pose", step=step, total=settings.total), course,
+        lambda step: ctx.report.emit("step", stage="root_pose", step=step, total=settings.total), courses,
+        lenses,
     )  # fmt: skip
     poses = fit.poses().detach()
     if not held:  # else the root frame is the given cameras', and everything stands in it already
@@ -112,10 +118,13 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
         )  # fmt: skip
         if shared < OVERLAP and i not in still:
             doubts[name].append(outlines_doubt(shared))
+        course = courses[i]
         if course is not None and i not in still | held:
             doubts[name].append(course.broken(poses[pictures.clip == i, :3, :3]))
     clips = {name: clips[name] for name in alignment.clips}
     said = {name: "; ".join(filter(None, parts)) for name, parts in doubts.items()}
+    if len(capture.clips) > 1:
+        said = {name: for_clip(text, name) for name, text in said.items()}
     blocks = [
         check.block_of(name, single, f"field of view {_fov(focal):.0f} degrees", said[name], given=clips[name].given)
         for name, single, focal in singles
@@ -124,7 +133,9 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     check.draw(blocks, ctx.folder / "check.png")
     reason = "; ".join(f"{name}: {text}" for name, text in said.items() if text)
     if reason:
-        ctx.report.warn(f"the cameras are uncertain, and options in brackets may help: {reason}")
+        ctx.report.warn(
+            f"the cameras are uncertain{', and options in brackets may help' * ('(--' in reason)}: {reason}"
+        )
     return RootTrack(clips, alignment.world_from_input, given=False, certain=not reason, reason=reason)
 
 
@@ -182,6 +193,6 @@ def facts(job: Job, config: RootPoseConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=7, run=run,
+    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=8, run=run,
     save=store.save_track, load=store.load_track, facts=facts,
 )  # fmt: skip

@@ -6,15 +6,22 @@ import torch
 
 from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, RootTrack
 from fourdgen.geometry.camera import look_at, orbit_eyes
-from fourdgen.poses.standing import standing
+from fourdgen.poses.advice import for_clip
+from fourdgen.poses.standing import EQUAL, standing
 
 
-def said(turns: dict[str, float], given: str = "", reason: str = "", left_out: dict[str, str] | None = None) -> str:
+def said(
+    turns: dict[str, float],
+    given: str = "",
+    reason: str = "",
+    left_out: dict[str, str] | None = None,
+    aligned_reason: str = "",
+) -> str:
     """Of clips that turn by so many degrees; `given`: the names of those whose cameras were given."""
     poses = {name: look_at(orbit_eyes(torch.linspace(0, turn, 3), 10.0, 3.0)) for name, turn in turns.items()}
     K, one = torch.eye(3).expand(3, 3, 3), torch.ones(3)
     aligned = {
-        name: ClipAlignment(pose, K, one, torch.ones(3), torch.zeros(3), given=name in given)
+        name: ClipAlignment(pose, K, one, torch.ones(3), torch.zeros(3), given=name in given, reason=aligned_reason)
         for name, pose in poses.items()
     }
     tracked = {name: ClipTrack(pose, K, one, given=name in given) for name, pose in poses.items()}
@@ -41,6 +48,24 @@ def test_a_still_clip_is_said_with_what_to_do() -> None:
     assert "--turn" in words
     assert "a is still" not in words
     assert "is still" not in said({"a": 90, "b": 0}, given="b")  # by the user's own cameras: no news
+
+
+def test_advice_for_one_of_several_clips_names_it() -> None:
+    """In brackets, and nowhere else: an option without a name would hold for the other clips, too."""
+    assert said({"a": 90, "b": 0}).endswith("(--turn b=cw or b=ccw if it does turn)")
+    assert said({"a": 0}).endswith("(--turn cw or ccw if it does turn)")
+    for text, named in (
+        ("it may turn the other way (--turn cw)", "it may turn the other way (--turn b=cw)"),
+        ("after all (--turn cw, ccw or none)", "after all (--turn b=cw, b=ccw or b=none)"),
+        ("as well (--turn, --sweep)", "as well (--turn b=cw or b=ccw, --sweep b=DEGREES)"),
+        ("only (--fov, --masks); --turn none is obeyed", "only (--fov b=DEGREES, --masks); --turn none is obeyed"),
+    ):
+        assert for_clip(text, "b") == named
+    assert for_clip("(--turn cw)", "my clip") == "(--turn 'my clip=cw')"
+
+
+def test_equal_frames_get_no_advice_that_cannot_help() -> None:
+    assert "--turn" not in said({"a": 0}, aligned_reason=EQUAL)
 
 
 def test_with_a_clip_left_out_the_poses_are_not_plainly_confident() -> None:

@@ -240,13 +240,44 @@ def test_a_given_sweep_holds_in_the_joint_fit_too(tmp_path: Path) -> None:
     """A path that comes from align with a turn by 140 degrees, of which 180 were said: a tenth below is obeyed, too."""
     cameras = orbit(torch.linspace(0, 140, 10))
     capture = _capture(tmp_path, [_clip(tmp_path, "a", cameras)])
-    plain = {"a": ClipAlignment(cameras.cam_from_world, cameras.K, torch.ones(10), torch.ones(3), torch.zeros(3))}
+    K, one = cameras.K, torch.ones(3)
+    plain = {"a": ClipAlignment(cameras.cam_from_world, K, torch.ones(10), one, torch.zeros(3), turn="cw", sweep=180.0)}
     config = root_pose.RootPoseConfig(side=24, surfels=200, effort=0.2, batch=5, focal=False)
-    found = Alignment(plain, "a", None, given=False, turn="cw", sweep=180.0)
+    found = Alignment(plain, "a", None, given=False)
     track = root_pose.STAGE.run(_context(tmp_path, "root"), config, capture, found)
     angle = torch.rad2deg(azimuths(track.clips["a"].cam_from_root[:, :3, :3]))
     assert float(angle.max() - angle.min()) > 156
     assert "(--sweep)" not in track.reason
+
+
+def test_what_is_said_of_one_clip_holds_for_it_alone(tmp_path: Path) -> None:
+    """Both turn by 140 degrees the same way; of b somebody said the sweep and the field of view."""
+    cameras = orbit(torch.linspace(0, 140, 8))
+    capture = _capture(tmp_path, [_clip(tmp_path, name, cameras) for name in "ab"])
+    config = align.AlignConfig(sweep={"b": 200.0}, fov={"b": 60.0}, turn={"b": "cw", "a": "auto"})
+    settings = {name: align._settings(_context(tmp_path, name + "x"), config, name) for name in "ab"}
+    assert (settings["a"].sweep, settings["a"].turn, settings["b"].sweep, settings["b"].turn) == (
+        None, "auto", 200.0, "cw",
+    )  # fmt: skip
+    assert settings["a"].focal == pytest.approx(1.207, abs=1e-3) and settings["b"].focal == pytest.approx(
+        0.866, abs=1e-3
+    )
+    aligned = {
+        name: ClipAlignment(
+            cameras.cam_from_world, cameras.K, torch.ones(8), torch.ones(3), torch.zeros(3), sweep=config.sweep_of(name)
+        )
+        for name in "ab"
+    }
+    small = root_pose.RootPoseConfig(side=24, surfels=200, effort=0.2, batch=5, focal={"b": False})
+    found = Alignment(aligned, "a", None, given=False)
+    track = root_pose.STAGE.run(_context(tmp_path, "root"), small, capture, found)
+    reach = {}
+    for name, clip in track.clips.items():
+        angle = torch.rad2deg(azimuths(clip.cam_from_root[:, :3, :3]))
+        reach[name] = float(angle.max() - angle.min())
+    assert reach["b"] > reach["a"] + 10
+    assert torch.allclose(track.clips["b"].K[:, 0, 0], cameras.K[:, 0, 0], rtol=1e-5)
+    assert not torch.allclose(track.clips["a"].K[:, 0, 0], cameras.K[:, 0, 0], rtol=1e-3)
 
 
 def test_a_path_that_breaks_its_word_for_all_that_is_said() -> None:
@@ -363,6 +394,9 @@ def test_equal_frames_are_still_with_a_warning(tmp_path: Path) -> None:
     assert not aligned.clips["a"].accepted and aligned.clips["a"].reason == "all its frames are the same picture"
     rotation = aligned.clips["a"].cam_from_root[:, :3, :3]
     assert torch.equal(rotation, rotation[:1].expand_as(rotation))
+    told, small = _context(tmp_path, "told"), align.AlignConfig(side=24, surfels=100, effort=0.03, turn={"a": "cw"})
+    align.STAGE.run(told, small, capture)
+    assert told.report.warnings[0].endswith("still, whatever --turn and --sweep say")  # type: ignore[attr-defined]
 
 
 def test_given_cameras_and_sync_find_when_a_clip_began(tmp_path: Path) -> None:
