@@ -20,12 +20,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fourdgen.data.lens import Lens
+from fourdgen.data.lens import Lens, distort
 from fourdgen.disk import write_atomically
 from fourdgen.geometry.transforms import quat_to_matrix
 from fourdgen.report import FourdgenError, absent
 
 _FLIP = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL camera axes <-> OpenCV camera axes; its own inverse
+
+FOCALS = (0.05, 100.0)  # focal lengths that cameras have, in longer sides of the picture
+OFF_MIDDLE = 1.5  # sides by which a principal point may lie off the picture's middle: crops of crops do
+BENT = 4.0  # times as far out as a straight lens shows a corner
+ROUNDED = 0.02  # by which the axes of a rotation may be stretched: files round to a few digits
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ def _read_transforms(path: Path) -> list[CameraEntry]:
     entries = []
     for number, frame in enumerate(frames):
         try:
+            if not isinstance(frame, dict):
+                raise ValueError("it is no table such as {transform_matrix, file_path}")
             entries.append(_transforms_entry({**data, **frame}, path.parent))
         except (KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
             said = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
@@ -103,28 +110,65 @@ def _transforms_entry(item: dict[str, Any], folder: Path) -> CameraEntry:
     focal = _focal(item, size)
     K = np.array(
         [
-            [focal[0], 0, float(item.get("cx", size[0] / 2))],
-            [0, focal[1], float(item.get("cy", size[1] / 2))],
+            [focal[0], 0, _number(item, "cx", size[0] / 2)],
+            [0, focal[1], _number(item, "cy", size[1] / 2)],
             [0, 0, 1],
         ]
     )
     if not np.isfinite(K).all() or min(focal) <= 0:
         raise ValueError("the focal length is not a positive number")
+    frame = None if item.get("frame") is None else _number(item, "frame", kind="a whole number")
+    if frame is not None and frame != int(frame):
+        raise ValueError(f"frame = {item['frame']}: expected a whole number")
+    lens = _transforms_lens(item)
+    _check_intrinsics(K, size, lens)
     return CameraEntry(
         file_path=file_path,
         cam_from_input=_rigid_inverse(input_from_cam @ _FLIP),
         K=torch.from_numpy(K),
         size=size,
         clip=None if item.get("clip") is None else str(item["clip"]),
-        frame=None if item.get("frame") is None else int(item["frame"]),
+        frame=None if frame is None else int(frame),
         view=None if item.get("view") is None else str(item["view"]),
-        distortion=_transforms_lens(item),
+        distortion=lens,
     )
+
+
+def _number(item: dict[str, Any], name: str, default: float = 0.0, kind: str = "a number") -> float:
+    """A finite number of an entry. Raises ValueError in words that name it."""
+    value = item.get(name)
+    if value is None:
+        return default
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name} = {json.dumps(value)}: expected {kind}")
+    return number
+
+
+def _check_intrinsics(K: Float[np.ndarray, "3 3"], size: tuple[int, int], lens: Lens | None) -> None:
+    """Raises ValueError for what no camera has, and what no stage could make sense of."""
+    for axis, name in enumerate("xy"):
+        sides = K[axis, axis] / max(size)
+        if not FOCALS[0] <= sides <= FOCALS[1]:
+            raise ValueError(f"fl_{name} = {K[axis, axis]:g}: no focal length for a picture of {size[0]}x{size[1]}")
+        if abs(K[axis, 2] / size[axis] - 0.5) > OFF_MIDDLE:
+            raise ValueError(f"c{name} = {K[axis, 2]:g}: far outside of a picture of {size[0]}x{size[1]}")
+    if lens is not None and lens.model == "polynomial":
+        corner = np.array([size[0] / K[0, 0], size[1] / K[1, 1]]) / 2
+        longer = float(np.linalg.norm(distort(lens, corner)) / np.linalg.norm(corner))
+        if longer > BENT:
+            raise ValueError(f"no lens moves the corners of a picture {longer:.0f} times as far out (k1, k2, p1, p2)")
 
 
 def _size(item: dict[str, Any], picture: Path) -> tuple[int, int]:
     if item.get("w") and item.get("h"):
-        return int(item["w"]), int(item["h"])
+        size = int(_number(item, "w")), int(_number(item, "h"))
+        if min(size) < 1:
+            raise ValueError(f"w = {size[0]}, h = {size[1]}: no size of a picture")
+        return size
     if item.get("cx") and item.get("cy") and not picture.is_file():
         return round(2 * float(item["cx"])), round(2 * float(item["cy"]))
     import cv2
@@ -139,7 +183,8 @@ def _size(item: dict[str, Any], picture: Path) -> tuple[int, int]:
 def _focal(item: dict[str, Any], size: tuple[int, int]) -> tuple[float, float]:
     across = item.get("fl_x") or item.get("fl_y")
     if across:
-        return float(across), float(item.get("fl_y") or across)
+        across = _number(item, "fl_x") or _number(item, "fl_y")
+        return across, _number(item, "fl_y") or across
     if item.get("camera_angle_x"):
         across = size[0] / 2 / math.tan(float(item["camera_angle_x"]) / 2)
         down = size[1] / 2 / math.tan(float(item["camera_angle_y"]) / 2) if item.get("camera_angle_y") else across
@@ -149,8 +194,8 @@ def _focal(item: dict[str, Any], size: tuple[int, int]) -> tuple[float, float]:
 
 def _transforms_lens(item: dict[str, Any]) -> Lens | None:
     model = str(item.get("camera_model", "OPENCV"))
-    k = tuple(float(item.get(name) or 0) for name in ("k1", "k2", "k3", "k4"))
-    p = (float(item.get("p1") or 0), float(item.get("p2") or 0))
+    k = tuple(_number(item, name) for name in ("k1", "k2", "k3", "k4"))
+    p = (_number(item, "p1"), _number(item, "p2"))
     if model in ("OPENCV_FISHEYE", "FISHEYE"):
         return Lens("fisheye", k)
     if model in ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE", "RADIAL", "SIMPLE_RADIAL"):
@@ -205,6 +250,7 @@ def _read_colmap(folder: Path, suffix: str) -> list[CameraEntry]:
         entries = []
         for name, camera, quaternion, translation in read_images(folder / f"images.{suffix}"):
             K, size, lens = cameras[camera]
+            _check_intrinsics(K, size, lens)
             pose = np.eye(4)
             pose[:3, :3], pose[:3, 3] = quat_to_matrix(torch.tensor(quaternion, dtype=torch.float64)), translation
             entries.append(CameraEntry(name, torch.from_numpy(pose), torch.from_numpy(K), size, distortion=lens))
@@ -294,7 +340,9 @@ def _rigid_inverse(matrix: np.ndarray) -> Tensor:
     scale = np.cbrt(np.linalg.det(matrix[:3, :3]))
     if not scale > 1e-9:
         raise ValueError("transform_matrix holds no rotation (its determinant is not positive)")
-    u, _, vh = np.linalg.svd(matrix[:3, :3])
+    u, stretch, vh = np.linalg.svd(matrix[:3, :3])
+    if np.abs(stretch / scale - 1).max() > ROUNDED:
+        raise ValueError("transform_matrix holds no rotation (its axes differ in length or are not at right angles)")
     rotation = (u @ vh).T
     out = np.eye(4)
     out[:3, :3], out[:3, 3] = rotation, -rotation @ matrix[:3, 3]

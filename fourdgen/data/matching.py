@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+import torch
+
 from fourdgen.data.cameras_io import CameraEntry
 from fourdgen.data.sources import Source, natural_key, pictures_in
 from fourdgen.report import FourdgenError, absent
@@ -29,7 +31,13 @@ def match_cameras(
     """
     keyed = [e for e in entries if e.clip is not None and e.frame is not None]
     if keyed:
-        found = {int(e.frame): e for e in keyed if e.clip == name and e.frame is not None and 0 <= e.frame < frames}
+        found: dict[int, CameraEntry] = {}
+        for e in keyed:
+            if e.clip != name or e.frame is None or not 0 <= e.frame < frames:
+                continue
+            if e.frame in found and not torch.equal(found[e.frame].cam_from_input, e.cam_from_input):
+                raise FourdgenError(f"{where}: two cameras for frame {e.frame} of clip {name}", "keep the right one")
+            found[e.frame] = e
         if not found:
             others = sorted({str(e.clip) for e in keyed}, key=natural_key)
             theirs = [e for e in keyed if e.clip == name]

@@ -39,10 +39,11 @@ from fourdgen.priors import geometry
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
-VERSION, SEARCHES = 10, 9  # of this stage, and of the searches that it keeps
+VERSION, SEARCHES = 11, 10  # of this stage, and of the searches that it keeps
 GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose finds the focal length
 SAME_PICTURE = 1.0  # mean difference of two frames, of 255, up to which they show the same
 Turning = Literal["auto", "cw", "ccw", "none"]
+MOST_CLIPS = 8  # whose cameras have to be found
 TONE_FRAMES = 24  # of each clip in the fit of its colours, where cameras are given
 OTHER_LIGHT = 3.5  # delta E between two clips of one subject: one exposure leaves up to 2.9 (see poses/stranger.py)
 
@@ -75,6 +76,9 @@ class AlignConfig:
             sweep = of_clip(self.sweep, name)
             if sweep is not None and of_clip(self.turn, name, "auto") == "none":
                 raise ValueError(f"sweep = {sweep:g}: does not go with turn none, a view that does not turn")
+        for key, most in (("frames", 10_000), ("side", 1024), ("surfels", 100_000), ("effort", 100)):
+            if getattr(self, key) > most:
+                raise ValueError(f"{key} = {getattr(self, key):g}: expected at most {most}")
         if self.frames < 3 or self.side < 16 or self.surfels < 50 or self.effort <= 0:
             raise ValueError("frames >= 3, side >= 16, surfels >= 50 and effort > 0 are needed")
 
@@ -96,6 +100,11 @@ def check_reference(job: Job, config: AlignConfig) -> None:
     if config.geometry is not None:
         geometry.check(config.geometry)
     names = clip_names(job.inputs)
+    if len(names) > MOST_CLIPS and job.cameras is None:
+        raise FourdgenError(
+            f"{len(names)} clips: at most {MOST_CLIPS} find their place in one root frame",
+            "choose those that see all sides, or give --cameras",
+        )
     check_clips({"--turn": config.turn, "--sweep": config.sweep, "--fov": config.fov}, names)
     if config.reference is None:
         return

@@ -39,6 +39,9 @@ class RootPoseConfig:
     batch: int = 8  # frames a step
 
     def __post_init__(self) -> None:
+        for key, most in (("side", 1024), ("surfels", 100_000), ("effort", 100), ("batch", 1000)):
+            if getattr(self, key) > most:
+                raise ValueError(f"{key} = {getattr(self, key):g}: expected at most {most}")
         if self.side < 16 or self.surfels < 50 or self.effort <= 0 or self.batch < 1:
             raise ValueError("side >= 16, surfels >= 50, effort > 0 and batch >= 1 are needed")
 

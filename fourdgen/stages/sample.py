@@ -13,11 +13,13 @@ from jaxtyping import Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fourdgen.data import sources
 from fourdgen.data.capture import Capture, stack, write_png
 from fourdgen.data.records import FrameSet, RootTrack
 from fourdgen.fit import sampler
+from fourdgen.poses.check import COLORS
 from fourdgen.report import FourdgenError
-from fourdgen.workspace import Context, Stage
+from fourdgen.workspace import Context, Job, Stage
 
 MODES = ("pose", "clip_balanced", "uniform")
 STORED = ("clip", "index", "seconds", "probability")
@@ -33,13 +35,24 @@ class SampleConfig:
     every: int = 1  # train on every nth frame only; `eval` then scores the frames nearest midway (interpolation)
 
 
-def check(job: object, config: SampleConfig) -> None:
+def check(job: Job, config: SampleConfig) -> None:
+    """All that is known before frames are chosen: more than a clip has never train."""
     if config.mode not in MODES:
         raise FourdgenError(
             f"sample.mode: '{config.mode}' is not a way to draw frames", f"choose one of {', '.join(MODES)}"
         )
     if config.every < 1:
         raise FourdgenError(f"sample.every: {config.every} leaves no frame to train on", "use 1 or more")
+    for name, path in zip(sources.clip_names(job.inputs), job.inputs, strict=True):
+        try:
+            count = sources.frame_count(sources.open_source(path))
+        except FourdgenError:
+            continue  # that it cannot be opened others say
+        if config.every > 1 and 1 < count <= config.every:
+            raise FourdgenError(
+                f"sample.every = {config.every}: 1 of the {count} frames of clip {name} would train",
+                f"use {count - 1} or less",
+            )
 
 
 def run(ctx: Context, config: SampleConfig, capture: Capture, track: RootTrack) -> FrameSet:
@@ -85,20 +98,26 @@ def _trained(name: str, seen: Int[Tensor, "s"], every: int) -> Int[Tensor, "f"]:
 
 
 def _draw_check(frames: FrameSet, directions: torch.Tensor, path: Path) -> None:
-    """Viewing directions as a map, azimuth across and elevation up; a larger dot is drawn more often."""
+    """Viewing directions as a map, azimuth across and elevation up; a larger dot is drawn more often.
+    A colour is a clip, by its name below."""
     width, height = 720, 360
     picture = np.full((height, width, 3), 255, np.uint8)
     for line in range(0, width, width // 12):
         cv2.line(picture, (line, 0), (line, height), (225, 225, 225), 1)
     cv2.line(picture, (0, height // 2), (width, height // 2), (200, 200, 200), 1)
-    colors = [(180, 90, 30), (40, 120, 230), (60, 160, 60), (160, 60, 160)]
     azimuth = torch.atan2(directions[:, 0], -directions[:, 2])
     elevation = torch.asin((-directions[:, 1]).clamp(-1, 1))
     share = frames.probability / frames.probability.mean()
     for number, (a, e, s) in enumerate(zip(azimuth.tolist(), elevation.tolist(), share.tolist(), strict=True)):
         place = (int((a / (2 * math.pi) + 0.5) * width), int((0.5 - e / math.pi) * height))
-        color = colors[int(frames.clip[number]) % len(colors)]
+        color = COLORS[int(frames.clip[number]) % len(COLORS)]
         cv2.circle(picture, place, max(2, round(4 * math.sqrt(s))), color, -1, cv2.LINE_AA)
+    left = 10
+    for number, name in enumerate(frames.names):
+        color = COLORS[number % len(COLORS)]
+        cv2.circle(picture, (left, height - 12), 5, color, -1, cv2.LINE_AA)
+        cv2.putText(picture, name, (left + 9, height - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, 1, cv2.LINE_AA)
+        left += 24 + cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)[0][0]
     write_png(path, picture)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,39 @@ def test_unreadable_files_say_why(tmp_path: Path) -> None:
         read_camera_entries(tmp_path / "none.json")
     with pytest.raises(FourdgenError, match="no cameras in this folder"):
         read_camera_entries(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"transform_matrix": [[1, 0, 0, 0], [0, 5, 0, 0], [0, 0, 1, 3]]}, "its axes differ in length"),
+        ({"fl_x": 1e-9}, "fl_x = 1e-09: no focal length for a picture of 64x48"),
+        ({"fl_x": "abc"}, 'fl_x = "abc": expected a number'),
+        ({"cx": 1e6}, "cx = 1e\\+06: far outside of a picture of 64x48"),
+        ({"k1": 50}, "no lens moves the corners of a picture 33 times as far out"),
+        ({"frame": "abc"}, 'frame = "abc": expected a whole number'),
+        ({"frame": 1.5}, "frame = 1.5: expected a whole number"),
+        ({"w": "wide"}, 'w = "wide": expected a number'),
+        (None, "entry 1 of frames: it is no table"),
+    ],
+)
+def test_what_no_camera_has_is_refused_in_words(tmp_path: Path, wrong: dict[str, object] | None, said: str) -> None:
+    sound = {"transform_matrix": [[1.001, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0.999, 3]], "file_path": "a/0.png"}
+    data = {"w": 64, "h": 48, "fl_x": 50, "k1": 0.1}
+    path = tmp_path / "transforms.json"
+    path.write_text(json.dumps({**data, "frames": [sound, sound]}))
+    assert len(read_camera_entries(path)) == 2  # rounded, as files are
+    path.write_text(json.dumps({**data, "frames": [sound, None if wrong is None else {**sound, **wrong}]}))
+    with pytest.raises(FourdgenError, match=said):
+        read_camera_entries(path)
+
+
+def test_two_cameras_for_one_frame_are_refused() -> None:
+    first, second = entries(2, clip="walk")
+    again = replace(second, frame=0)
+    with pytest.raises(FourdgenError, match="two cameras for frame 0 of clip walk"):
+        match_cameras([first, again], "walk", VIDEO, 3, False, Path("t.json"))
+    assert sorted(match_cameras([first, first, second], "walk", VIDEO, 3, False, Path("t.json"))) == [0, 1]
 
 
 VIDEO = Source(Path("/somewhere/walk.mp4"))

@@ -12,7 +12,7 @@ import torch
 from fourdgen.geometry.camera import look_at, orbit_eyes
 from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
 from fourdgen.poses import search
-from fourdgen.poses.accept import global_turn, judge, judge_still, path_difference
+from fourdgen.poses.accept import Verdict, global_turn, judge, judge_still, path_difference
 from fourdgen.poses.candidates import Candidate, SearchSettings, first_fit
 from fourdgen.poses.compare import Fit, Nodes, Pace, facing, hats
 from fourdgen.poses.course import course_of
@@ -20,7 +20,7 @@ from fourdgen.poses.hypotheses import azimuths, orbit_starts, returning_starts, 
 from fourdgen.poses.level import tilt
 from fourdgen.poses.pictures import Pictures, cut
 from fourdgen.poses.register import Solved, register
-from fourdgen.poses.search import _chosen, mean_path, solve_clip, with_body
+from fourdgen.poses.search import _chosen, mean_path, proven, solve_clip, with_body
 from fourdgen.poses.tracks import places_of
 from fourdgen.poses.turn import Turn, turn_from_flow
 from tests.poses.subject import film, orbit
@@ -53,6 +53,7 @@ def test_an_unknown_turn_is_found(turning: tuple) -> None:  # type: ignore[type-
     assert not solution.still
     assert solution.loss * 1.5 < solution.still_loss
     error = rotation_angle_degrees(solution.rotation @ global_turn(solution.rotation, truth), truth)
+    assert "of the usual effort" in solution.verdict.reason and not solution.verdict.accepted
     # The mirrored path would be about 60 degrees off, a sweep that is 20 % wrong about 10. Settings are tiny here.
     assert float(error.median()) < 12
     assert solution.verdict.flow > 0.8
@@ -78,6 +79,19 @@ def test_a_still_view_of_a_moving_body_is_still() -> None:
     solution = solve_clip(rgb, mask, replace(TINY, effort=0.1))
     assert solution.still
     assert torch.equal(solution.rotation, torch.eye(3).expand(12, 3, 3))
+
+
+def test_a_short_search_on_few_frames_is_never_confident() -> None:
+    """At a fifth of the effort 8 frames passed every test with a path that was 22 degrees off."""
+    passed = Verdict(True, "", 1.0, 2.0, 0.9, 0.9)
+    short = proven(passed, 0.2, 8)
+    assert (
+        not short.accepted and "0.2 of the usual effort on 8 frames" in short.reason and "align.effort" in short.reason
+    )
+    for effort, frames in ((1.0, 8), (0.5, 48), (2.0, 3)):
+        assert proven(passed, effort, frames) == passed
+    failed = Verdict(False, "its outlines fit badly", 1.0, 2.0, 0.9, 0.9)
+    assert proven(failed, 0.2, 8).reason.startswith("its outlines fit badly; ")
 
 
 def test_a_still_view_is_doubted_where_a_turn_explains_far_more() -> None:

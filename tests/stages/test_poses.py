@@ -442,9 +442,22 @@ def test_sync_that_nothing_bears_out_is_obeyed_with_a_warning(tmp_path: Path) ->
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for bad in ({"fov": 200.0}, {"sweep": 0.0}, {"effort": 0.0}):
+    for bad in ({"fov": 200.0}, {"sweep": 0.0}, {"effort": 0.0}, {"effort": 1e9}, {"side": 100_000}):
         with pytest.raises(ValueError, match=next(iter(bad))):
-            align.AlignConfig(**bad)
+            align.AlignConfig(**bad)  # type: ignore[arg-type]
+    for bad in ({"effort": 1e9}, {"batch": 10**6}, {"surfels": 10**7}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            root_pose.RootPoseConfig(**bad)  # type: ignore[arg-type]
+
+
+def test_more_clips_than_find_their_place_are_refused(tmp_path: Path) -> None:
+    """Unless their cameras are given: those need no search."""
+    job = Job(tuple(tmp_path / f"{i}.mp4" for i in range(9)), tmp_path / "scene.ply", tmp_path / "run")
+    assert align.STAGE.check is not None
+    with pytest.raises(FourdgenError, match="9 clips: at most 8"):
+        align.STAGE.check(job, align.AlignConfig())
+    align.STAGE.check(replace(job, inputs=job.inputs[:8]), align.AlignConfig())
+    align.STAGE.check(replace(job, cameras=tmp_path / "transforms.json"), align.AlignConfig())
 
 
 def test_given_cameras_are_held_and_the_others_placed_against_them(tmp_path: Path) -> None:

@@ -57,11 +57,23 @@ def test_every_third_frame_trains_and_the_record_says_so(seen: tuple[Context, Ca
     assert torch.equal(again.index, frames.index)
 
 
-def test_settings_that_cannot_work_are_refused() -> None:
+def test_settings_that_cannot_work_are_refused(tmp_path: Path) -> None:
+    job = Job((), tmp_path / "scene.ply", tmp_path)
     with pytest.raises(FourdgenError, match=r"sample\.every"):
-        sample.check(None, sample.SampleConfig(every=0))
+        sample.check(job, sample.SampleConfig(every=0))
     with pytest.raises(FourdgenError, match=r"sample\.mode"):
-        sample.check(None, replace(sample.SampleConfig(), mode="often"))
+        sample.check(job, replace(sample.SampleConfig(), mode="often"))
+
+
+def test_a_step_that_leaves_one_frame_is_refused_before_any_work(tmp_path: Path) -> None:
+    for i in range(6):
+        write_picture(tmp_path, "walk", "rgb", i, np.zeros((8, 8, 3), np.uint8))
+    folder = next(path for path in tmp_path.rglob("*") if path.is_dir() and list(path.glob("*.png")))
+    job = Job((folder,), tmp_path / "scene.ply", tmp_path / "run")
+    sample.check(job, sample.SampleConfig(every=5))
+    with pytest.raises(FourdgenError, match=r"sample\.every = 6: 1 of the 6 frames of clip .* would train") as caught:
+        sample.check(job, sample.SampleConfig(every=6))
+    assert caught.value.hint == "use 5 or less"
 
 
 def test_a_clip_of_which_one_frame_would_train_is_refused_by_name(seen: tuple[Context, Capture, RootTrack]) -> None:
