@@ -6,10 +6,13 @@
 Tracks: `known` clips a + b with true cameras and alpha; `alone` the same with clip a only; `found` both videos with
 true cameras, masks are found; `unknown` both videos and nothing else; `one` video a and nothing else; `between` video
 a, of which every fourth frame trains and the frame midway is scored (all frames may find the poses). Each `--ablate`
-adds a run of everything with one ingredient switched off, or several that commas join.
+adds a run of everything with one ingredient switched off, or several that commas join: `sampling`, `levels`,
+`second-clip` (track known only), or a setting of a stage that has an off, such as train.normal, train.starts or
+regenerate.rounds; the others are refused before anything runs, and so is what the recipe does not have (ablation.py).
 
-`--record` compares a row with its last recording by the same recipe and settings, and a mean with that of the same
-scenes. Finished runs of the same code and command are not run again, so an interrupted benchmark goes on where it was.
+`--record` compares a row with its last recording by the same recipe, settings and seeds, and a mean with that of the
+same scenes; it says which rows have nothing to be compared with. `--json` has the differences, too. Finished runs of
+the same code and command are not run again, so an interrupted benchmark goes on where it was.
 Time is CPU-seconds of the whole reconstruction (poses included), not of the clock, so that a busy machine does not
 change it.
 """
@@ -17,29 +20,26 @@ change it.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import importlib
 import json
 import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import fourdgen
-from fourdgen import planning
-from fourdgen.config import recipe_folder
+from ablation import SECOND_CLIP, ablation, settled
+from digest import code_digest
+
 from fourdgen.report import table
 
 SCENES = ("fox", "knight", "shiba", "varied/wolf", "varied/velociraptor", "varied/robot")
 TRACKS = ("known", "alone", "found", "unknown", "one", "between")
 FULL = "-"  # the label of runs with nothing switched off
 MEAN = "mean"  # how rows over several scenes begin
-NAMED = {"sampling": "sample.mode=uniform", "second-clip": ""}  # what off means where it is not 0; see ablation()
 # Heading, where the figure is in eval's result, format, and whether more is better.
 COLUMNS: tuple[tuple[str, tuple[str, ...], str, int], ...] = (
     ("PSNR", ("psnr",), "{:.2f}", 1),
@@ -82,56 +82,40 @@ class Run:
         return f"{self.row} s{self.seed}".replace("/", "_").replace(" ", ".")
 
 
-def ablation(name: str) -> tuple[str, ...]:
-    """The settings that switch an ingredient off: a short name, or a stage's setting, which becomes 0, false, "" or [].
+def plan(
+    scenes: Sequence[str], tracks: Sequence[str], seeds: Sequence[int], ablate: Sequence[str], recipe: str = "fast",
+    settings: Sequence[str] = (),
+) -> list[Run]:  # fmt: skip
+    """All runs, complete ones first. Without its second clip, track known is track alone, and the others stay away.
 
-    Several go together where commas join them. Raises SystemExit for a name that is neither.
+    Raises SystemExit with a sentence where an ingredient cannot be left out (see `ablation`).
     """
-    if "," in name:
-        return tuple(setting for part in name.split(",") for setting in ablation(part))
-    if name in NAMED:
-        return (NAMED[name],) if NAMED[name] else ()
-    section, _, key = name.partition(".")
-    if section in planning.STAGES:
-        default = getattr(importlib.import_module(planning.STAGES[section]).STAGE.config(), key, None)
-        if isinstance(default, bool | int | float | str | tuple):
-            return (f"{name}={json.dumps(type(default)())}",)
-    raise SystemExit(f"--ablate {name}: not one of {', '.join(NAMED)}, nor a setting such as train.normal")
-
-
-def plan(scenes: Sequence[str], tracks: Sequence[str], seeds: Sequence[int], ablate: Sequence[str]) -> list[Run]:
-    """All runs, complete ones first. Without its second clip, track known is track alone."""
     runs = []
     for label in (FULL, *ablate):
+        without = () if label == FULL else ablation(label, recipe, settings)
+        if lacks_second_clip(label) and "known" not in tracks:
+            raise SystemExit(f"--ablate {label}: only track known has a second clip to leave out (--tracks known)")
         for scene in scenes:
             for track in tracks:
-                if label == "second-clip" and track != "known":
-                    continue
-                settings = () if label == FULL else ablation(label)
-                runs += [Run(scene, track, label, seed, settings) for seed in seeds]
+                if not lacks_second_clip(label) or track == "known":
+                    runs += [Run(scene, track, label, seed, without) for seed in seeds]
     return runs
+
+
+def lacks_second_clip(label: str) -> bool:
+    return SECOND_CLIP in label.split(",")
 
 
 def inputs_of(run: Run, bench: Path) -> list[str]:
     """What `reconstruct` is given for a track."""
     folder = bench / run.scene
-    alone = run.track == "alone" or run.ablated == "second-clip"
+    alone = run.track == "alone" or lacks_second_clip(run.ablated)
     if run.track in ("known", "alone"):
         clips = [folder / "rgba" / clip for clip in ("a" if alone else "ab")]
         return [*map(str, clips), "--cameras", str(folder / "transforms.json")]
     clips = [folder / "clips" / f"{clip}.mp4" for clip in ("ab" if run.track in ("found", "unknown") else "a")]
     further = {"found": ("--cameras", str(folder / "transforms.json")), "between": ("--set", "sample.every=4")}
     return [*map(str, clips), *further.get(run.track, ())]
-
-
-def code_digest() -> str:
-    """Of everything that can change a result: the package and the recipes, which may lie beside it."""
-    digest = hashlib.sha256()
-    folders = (Path(fourdgen.__file__).parent, recipe_folder())
-    for path in sorted({path for folder in folders for path in folder.rglob("*")}):
-        if path.suffix in (".py", ".so", ".toml"):
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def timed(command: list[str], log: Path) -> float:
@@ -203,15 +187,19 @@ def means(results: Mapping[Run, Mapping[str, Any]]) -> dict[str, dict[str, float
 
 def over_scenes(rows: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Mean rows of rows that differ in the scene only, over the figures that all of them have."""
+    found = {}
+    for mean, members in scenes_of(rows).items():
+        shared = [head for head, *_ in COLUMNS if all(head in rows[row] for row in members)]
+        found[mean] = {head: sum(rows[row][head] for row in members) / len(members) for head in shared}
+    return found
+
+
+def scenes_of(rows: Iterable[str]) -> dict[str, list[str]]:
+    """Mean row -> the rows of its scenes, where there are several."""
     scenes: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        scenes[row.split(" ", 1)[1]].append(row)
-    found = {}
-    for rest, members in scenes.items():
-        if len(members) > 1:
-            shared = [head for head, *_ in COLUMNS if all(head in rows[row] for row in members)]
-            found[f"{MEAN} {rest}"] = {head: sum(rows[row][head] for row in members) / len(members) for head in shared}
-    return found
+        scenes[f"{MEAN} {row.split(' ', 1)[1]}"].append(row)
+    return {mean: members for mean, members in scenes.items() if len(members) > 1}
 
 
 def noise(results: Mapping[Run, Mapping[str, Any]]) -> dict[str, float]:
@@ -232,7 +220,9 @@ def noise(results: Mapping[Run, Mapping[str, Any]]) -> dict[str, float]:
     return out
 
 
-def printed(rows: Mapping[str, Mapping[str, float]], spread: Mapping[str, float], last: Mapping[str, Any]) -> str:
+def printed(
+    rows: Mapping[str, Mapping[str, float]], spread: Mapping[str, float], changes: Mapping[str, Mapping[str, float]]
+) -> str:
     """The table: figures, then in brackets what changed since the recorded ones."""
     heads = [head for head, *_ in COLUMNS if any(head in cells for cells in rows.values())]
     lines = []
@@ -240,10 +230,9 @@ def printed(rows: Mapping[str, Mapping[str, float]], spread: Mapping[str, float]
         line = [row]
         for head, _, form, _ in COLUMNS:
             if head in heads:
-                before = last.get(row, {}).get(head)
                 text = form.format(cells[head]) if head in cells else "-"
-                if before is not None and head in cells:
-                    change = form.format(cells[head] - before)
+                if head in changes.get(row, {}):
+                    change = form.format(changes[row][head])
                     text += f" ({change if change.startswith('-') else '+' + change})"
                 line.append(text)
         lines.append(line)
@@ -257,31 +246,67 @@ def _cell(spread: Mapping[str, float], head: str) -> str:
     return form.format(spread[head]) if head in spread else "-"
 
 
-def last_recorded(
-    record: Path | None, recipe: str, settings: Sequence[str], rows: Mapping[str, Mapping[str, float]]
-) -> dict[str, dict[str, float]]:
-    """What `rows` are compared with: row -> figures of its latest recording with this recipe and these settings.
+def seeds_by_row(results: Mapping[Run, Any]) -> dict[str, tuple[int, ...]]:
+    """Row -> the seeds of which there is a result: what failed is not among them."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for run in results:
+        found[run.row].append(run.seed)
+    return {row: tuple(sorted(seeds)) for row, seeds in found.items()}
 
-    A recording's `asked` says with which recipe and settings its rows were made. The mean over scenes is taken anew, of
-    the recorded rows of the scenes that `rows` has, and is left out where one of them is not recorded: a mean over
-    other scenes would show a difference that nothing made.
+
+def last_recorded(
+    record: Path | None, recipe: str, settings: Sequence[str], seeds: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, float]]:
+    """What rows are compared with: row -> figures of its latest recording with this recipe, settings and `seeds`.
+
+    A recording's `asked` says with which recipe and settings its rows were made, its `seeds` which seeds each row is
+    the mean of; older recordings have but the seeds that were asked for. The mean over scenes is taken anew, of the
+    recorded rows of the scenes that `seeds` names, and is left out where one of them is not recorded: a mean over other
+    scenes would show a difference that nothing made.
     """
     last: dict[str, dict[str, float]] = {}
-    for entry in json.loads(record.read_text()) if record is not None and record.is_file() else []:
-        if entry["asked"]["pipeline"] == recipe and sorted(entry["asked"]["set"]) == sorted(settings):
-            last |= {row: cells for row, cells in entry["rows"].items() if row in rows and not row.startswith(MEAN)}
+    for entry in entries_of(record):
+        asked = entry["asked"]
+        if asked["pipeline"] != recipe or sorted(asked["set"]) != sorted(settings):
+            continue
+        for row, cells in entry["rows"].items():
+            made_of = entry["seeds"].get(row) if "seeds" in entry else seeds_of(asked["seeds"])
+            if row in seeds and sorted(made_of or ()) == sorted(seeds[row]):
+                last[row] = cells
     averages = over_scenes(last)
-    for row in over_scenes(rows := {row: cells for row, cells in rows.items() if not row.startswith(MEAN)}):
-        members = [name for name in rows if name.split(" ", 1)[1] == row.split(" ", 1)[1]]
-        if all(name in last for name in members):
-            last[row] = averages[row]
-    return last
+    return last | {row: averages[row] for row, members in scenes_of(seeds).items() if set(members) <= set(last)}
+
+
+def entries_of(record: Path | None) -> list[dict[str, Any]]:
+    return list(json.loads(record.read_text())) if record is not None and record.is_file() else []
+
+
+def differences(
+    rows: Mapping[str, Mapping[str, float]], last: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Row -> heading -> change since the recorded figure, of what both have."""
+    return {
+        row: {head: value - last[row][head] for head, value in cells.items() if head in last[row]}
+        for row, cells in rows.items()
+        if row in last
+    }
+
+
+def not_compared(record: Path | None, rows: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    """A sentence on the rows that have nothing to be compared with; empty where a comparison was not asked for, or
+    where all have."""
+    alone = [row for row in rows if row not in last]
+    if record is None or not alone:
+        return ""
+    if len(alone) == len(rows):
+        return f"nothing to compare with: {record} has no row of this recipe with these settings and seeds"
+    return f"not compared, since {record} has none of this recipe, these settings and seeds: {', '.join(alone)}"
 
 
 def seeds_of(text: str) -> list[int]:
     """Raises argparse.ArgumentTypeError for what are no whole numbers with commas between them."""
     try:
-        return [int(seed) for seed in text.split(",")]
+        return sorted({int(seed) for seed in text.split(",")})
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"{text!r}: give whole numbers with commas between them, such as 0,1"
@@ -310,7 +335,8 @@ def main() -> None:
     for track in tracks:
         if track not in TRACKS:
             parser.error(f"--tracks {track}: choose from {', '.join(TRACKS)}")
-    runs = plan(scenes, tracks, given.seeds, given.ablate)
+    settled(given.pipeline, given.set)
+    runs = plan(scenes, tracks, given.seeds, given.ablate, given.pipeline, given.set)
     given.out.mkdir(parents=True, exist_ok=True)
     code = code_digest()
     results: dict[Run, dict[str, Any]] = {}
@@ -325,20 +351,23 @@ def main() -> None:
             f"{h} {f.format(v)}" for h, k, f, _ in COLUMNS if (v := picked(results[run], k)) is not None
         )
         print(f"[{number}/{len(runs)}] {run.name}: {figures}", file=sys.stderr, flush=True)
-    rows, spread = means(results), noise(results)
+    rows, spread, seeds = means(results), noise(results), seeds_by_row(results)
+    last = last_recorded(given.record, given.pipeline, given.set, seeds)
+    changes, missing = differences(rows, last), not_compared(given.record, rows, last)
     if given.json:
-        print(json.dumps({"rows": rows, "noise": spread, "failures": failures}, indent=1))
+        answer = {"rows": rows, "noise": spread, "differences": changes, "not_compared": missing, "failures": failures}
+        print(json.dumps(answer, indent=1))
     else:
-        print(printed(rows, spread, last_recorded(given.record, given.pipeline, given.set, rows)))
-        for failure in failures:
-            print(failure)
-    if given.record is not None:
-        entries = json.loads(given.record.read_text()) if given.record.is_file() else []
+        print("\n".join(line for line in (printed(rows, spread, changes), missing, *failures) if line))
+    if given.record is not None and rows:
+        entries = entries_of(given.record)
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         asked = {key: getattr(given, key) for key in ("pipeline", "tracks", "scenes", "set", "ablate")}
         asked["seeds"] = ",".join(map(str, given.seeds))
         kept = {row: {head: round(value, 4) for head, value in cells.items()} for row, cells in rows.items()}
-        entries.append({"date": stamp, "code": code, "asked": asked, "rows": kept, "noise": spread})
+        entries.append(
+            {"date": stamp, "code": code, "asked": asked, "seeds": seeds, "rows": kept, "noise": spread}
+        )  # fmt: skip
         given.record.write_text(json.dumps(entries, indent=1) + "\n")
     sys.exit(1 if failures else 0)
 
