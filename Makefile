@@ -61,9 +61,10 @@ demo: $(READY)
 	@echo "the orbit: $(CURDIR)/$(DEMO)/scene_orbit.mp4"
 
 # The tables of docs/performance.md. Those that score need the bench: make bench BENCH=DIR, or FOURDGEN_BENCH. kill.py wants
-# clips of one's own choice.
+# clips of one's own choice; the others left out are parts of scripts.
+NO_BENCH = $(patsubst %,benchmarks/%.py,kill stand_ins ablation digest pose_table pose_tasks retimed)
 bench: $(READY)
-	for file in $(filter-out benchmarks/kill.py benchmarks/stand_ins.py,$(wildcard benchmarks/*.py)); do $(RUN) $$file $(if $(BENCH),--bench $(BENCH)) || exit 1; done
+	for file in $(filter-out $(NO_BENCH),$(wildcard benchmarks/*.py)); do $(RUN) $$file $(if $(BENCH),--bench $(BENCH)) || exit 1; done
 
 clean:
 	rm -rf build dist $(DEMO) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -52,7 +52,7 @@ def main() -> None:
     scenes = [bench / name for name in names] or sorted(path.parent.parent for path in bench.rglob("truth/val0"))
     torch.set_num_threads(1)
     native.set_threads(1)
-    settings = SearchSettings(focal=AlignConfig().focal, seed=given.seed, effort=given.effort)
+    settings = SearchSettings(focal=AlignConfig().focal_of(""), seed=given.seed, effort=given.effort)
     rows = []
     for scene in scenes:
         for view in given.views.split(","):
