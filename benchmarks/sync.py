@@ -1,9 +1,10 @@
 """When two still cameras filmed the same moments: offset and rate found from outlines, against what was done to a clip.
 
-    python benchmarks/sync.py --bench DIR [--found]
+    python benchmarks/sync.py --bench DIR [--found] [--apart]
 
 Person's two clips are synchronous. Of the second one the first seven frames are taken away, or it is played at another
 speed, or both; its cameras are the given ones. `--found`: masks as the product finds them, instead of the given ones.
+`--apart`: instead, what the best line leaves between clips that show different motions, under true cameras and masks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from masks import files_of, truth
@@ -27,14 +29,49 @@ from fourdgen.priors.subject import follow
 CASES = {"as filmed": (0, 1.0), "begins 7 frames late": (7, 1.0), "at 80 % of its time": (0, 0.8), "both": (7, 0.8)}
 
 
+PAIRS = ("fox", "knight", "shiba", "clutter", "varied/wolf", "varied/robot", "varied/velociraptor")
+SHORT, LASTS = 12, (6.0, 12.0, 24.0)  # frames that are left of a second clip; seconds that it is said to last
+
+
+def apart(bench: Path) -> None:
+    """The second clip as it is, its middle half second, and all its frames spread over longer times."""
+    print(f"{'two motions':34} pairs   cost  asked  unasked")
+    for name in PAIRS:
+        first, second = (_true(bench / name, clip) for clip in "ab")
+        matrix, count = tangency(first, second), len(second[0])
+        middle = slice((count - SHORT) // 2, (count + SHORT) // 2)
+        cases = {
+            "": (matrix, torch.arange(count) / 24),
+            f", {SHORT} frames": (matrix[:, middle], torch.arange(SHORT) / 24),
+        }
+        cases |= {f", lasting {lasts:.0f} s": (matrix, torch.linspace(0, lasts, count)) for lasts in LASTS}
+        for label, (some, seconds) in cases.items():
+            found = find_time_map(some, torch.arange(len(matrix)) / 24, seconds)
+            print(
+                f"{name + label:34} {found.pairs:5} {found.cost:6.2f}  {found.evident!s:5}  {found.speaks_for_itself}"
+            )
+
+
+def _true(folder: Path, clip: str) -> tuple[np.ndarray, Cameras]:
+    rows = sorted(
+        (e for e in read_camera_entries(folder / "transforms.json") if e.clip == clip), key=lambda e: e.frame or 0
+    )
+    poses, K = (torch.stack([getattr(e, part) for e in rows]).float() for part in ("cam_from_input", "K"))
+    pictures = [cv2.imread(str(folder / "rgba" / clip / f"{e.frame:04d}.png"), cv2.IMREAD_UNCHANGED) for e in rows]
+    return np.stack([picture[..., 3] for picture in pictures]), Cameras(poses, K, rows[0].size)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", type=Path, default=os.environ.get("FOURDGEN_BENCH"))
     parser.add_argument("--found", action="store_true")
+    parser.add_argument("--apart", action="store_true")
     given = parser.parse_args()
     if given.bench is None:
         parser.error("--bench DIR or FOURDGEN_BENCH is needed")
     bench = Path(given.bench)
+    if given.apart:
+        return apart(bench)
     entries = read_camera_entries(bench / "person" / "transforms.json")
     seen = []
     for name in ("cam01", "cam03"):

@@ -34,7 +34,7 @@ class Level:
 LEVELS = (Level(32, 80, 0.02), Level(64, 80, 0.01), Level(128, 60, 0.004), Level(256, 40, 0.0015))
 INSTANT = (Level(64, 40, 0.02), Level(128, 30, 0.005))
 BATCH = 12  # pictures a step
-CHECKED = 64  # pictures by which candidates are compared
+CHECKED = 64  # pictures by which candidates are compared: fewer than twice as many, and all where there are fewer
 
 
 @dataclass(frozen=True)

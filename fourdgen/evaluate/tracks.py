@@ -29,12 +29,13 @@ NEAR = 0.05  # of the radius: a point with an opaque surfel this near is covered
 class TrackScores:
     """Mean track error over mean true motion: `all` points, the quarter that moves most (`fast`), and where the filming
     camera does not see a point (`hidden`). 0 is perfect, 1 is an asset that stands still. None where nothing moves, or
-    nothing is hidden. `covered`: share of the points that have an opaque surfel within 5 % of the radius."""
+    nothing is hidden. `covered`: share of the points that have an opaque surfel within 5 % of the radius; None where
+    the truth has none of the frames that the asset has."""
 
     all: float | None
     fast: float | None
     hidden: float | None
-    covered: float
+    covered: float | None
 
 
 @torch.no_grad()
@@ -45,12 +46,16 @@ def track_error(
 
     Random points that can be seen from outside are handed, at a start, to the nearest opaque surfel, which carries each
     along rigidly: its offset turns with the surfel, so what is scored is the motion and not how well the surfel lies on
-    the surface. At every other instant the carried point is compared with the true one; starts lie all over the clip.
+    the surface. At every other instant the carried point is compared with the true one; starts lie all over the frames
+    that the asset has, from its first to its last.
     `scene` may be one in memory, with any motion. `root_from_truth` is the asset's world from the mesh's; lengths are
     compared in the mesh's. `inputs` are the true cameras of the filmed frames: without them nothing counts as hidden.
     """
-    count = min(len(mesh.vertices), int(scene.clips[clip].frame_ids.max()) + 1)
-    frames = np.unique(np.linspace(0, count - 1, min(INSTANTS, count)).round().astype(int)).tolist()
+    numbers = scene.clips[clip].frame_ids
+    first, last = int(numbers.min()), min(len(mesh.vertices) - 1, int(numbers.max()))
+    if last < first:
+        return TrackScores(None, None, None, None)
+    frames = np.unique(np.linspace(first, last, min(INSTANTS, last - first + 1)).round().astype(int)).tolist()
     starts = frames[:: max(1, len(frames) // STARTS)][:STARTS]
     points = outside(mesh, starts)
     true = np.stack([points.at(mesh, frame) for frame in frames])

@@ -24,7 +24,7 @@ from fourdgen.scene.scene4d import Scene4D
 from fourdgen.scene.surfels import Surfels
 
 SIDE = 256  # longer side of the pictures in which evidence is gathered
-FRAMES = 48  # at most this many frames are looked at
+FRAMES = 48  # so many frames are looked at, evenly spread: fewer than twice as many, and all where there are fewer
 TYPICAL = 0.1  # mean colour error at which a surfel's confidence is one half
 PRIOR = 0.25  # colour error that a surfel is taken to have before it is seen
 PRIOR_PIXELS = 0.5  # how many pixels of evidence the prior counts as, per frame

@@ -64,7 +64,7 @@ def settled(
     kept = {times[name].code_of for name in fixed}
     clips, poses, drifts = dict(scene.clips), dict(scene.motion.dual_quats), {}
     for code in sorted({time.code_of for time in times.values()} - kept):
-        drift = drift_of(scene, code)
+        drift = drift_of(scene, times, code)
         if drift is None:
             continue
         for name, time in times.items():
@@ -79,15 +79,16 @@ def settled(
     return replace(scene, clips=clips, motion=replace(scene.motion, dual_quats=poses)), drifts
 
 
-def drift_of(scene: Scene4D, clip: str) -> Drift | None:
-    """The slow part of a body's motion as a whole: of the rigid motion that most of its surfels share."""
-    seconds = scene.clips[clip].seconds.double()
+def drift_of(scene: Scene4D, times: Mapping[str, ClipTime], code: str) -> Drift | None:
+    """The slow part of a body's motion as a whole: of the rigid motion that most of its surfels share. Its times are
+    those of clip `code`."""
+    seconds, shown = _moments(scene, times, code)
     lasts = float(seconds[-1] - seconds[0])
     waves = min(len(seconds), 1 + round(2 * lasts / SWING))
     if waves < 2:
         return None
     some = scene.surfels.opacity.argsort(descending=True, stable=True)[:MOST]
-    states = torch.stack([scene.at(clip, float(t)).means[some].double() for t in scene.clips[clip].seconds])
+    states = torch.stack([scene.at(name, own).means[some].double() for name, own in shown])
     rotation, translation = body_path(states)
     mean = nearest_rotation(rotation.sum(0))
     center = states.mean((0, 1))
@@ -97,6 +98,23 @@ def drift_of(scene: Scene4D, clip: str) -> Drift | None:
     turns = quat_log(quat_from_matrix(rotation @ mean.T))
     slow = torch.linalg.lstsq(basis, torch.cat([turns, places - places.mean(0)], 1)).solution
     return Drift(float(seconds[0]), lasts, places.mean(0), slow[:, :3], slow[:, 3:])
+
+
+def _moments(
+    scene: Scene4D, times: Mapping[str, ClipTime], code: str
+) -> tuple[Float[Tensor, "t"], list[tuple[str, float]]]:
+    """When the motion of clip `code` was filmed, on that clip's clock, and the clip and time that show each moment: its
+    own frames, and those of synchronised clips before and after them."""
+    seconds = scene.clips[code].seconds
+    filmed = [(float(at), code, float(at)) for at in seconds]
+    for name, time in times.items():
+        if time.code_of == code and name != code:
+            own = scene.clips[name].seconds
+            moments = time.rate * own.double() + time.offset
+            beyond = (moments < float(seconds[0])) | (moments > float(seconds[-1]))
+            filmed += [(float(at), name, float(t)) for at, t in zip(moments[beyond], own[beyond], strict=True)]
+    filmed.sort()
+    return torch.tensor([at for at, _, _ in filmed], dtype=torch.float64), [(name, own) for _, name, own in filmed]
 
 
 def body_path(states: Float[Tensor, "t n 3"]) -> tuple[Float[Tensor, "t 3 3"], Float[Tensor, "t 3"]]:

@@ -32,6 +32,8 @@ AT_ONCE = 8  # frames between which hopeless points are dropped
 MARGIN = 0.05  # root units around the surfels in which points are tried
 LEAST = 100  # points without which there is no shape
 VOXEL = 0.02  # root units
+MOST_POINTS = 12_000  # that make the new shape
+OUTER = 0.6  # of them are its shell
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,18 @@ def rebuild(model: Model, observed: Observed, tree: bool, generator: torch.Gener
 
 @torch.no_grad()
 def carve_through(model: Model, observed: Observed, generator: torch.Generator) -> dict[str, Tensor]:
-    """As many surfels as there were, on the shell of the points that stay inside 90 % of the masks while the motion
-    carries them: 80 % while poses are being found, and less until 2500 survive. Where the motion contradicts all masks,
-    the surfels stay as they are."""
+    """New surfels, about as many as there were and no more, on the shell of the points that stay inside 90 % of the
+    masks while the motion carries them: 80 % while poses are being found, and less until 2500 survive. Where the motion
+    contradicts all masks, the surfels stay as they are."""
     means = model.p["means"].detach()
     opaque = means[torch.sigmoid(model.p["opacity"].detach()) > 0.2]
     near = opaque if len(opaque) else means
     low, high = means.amin(0) - MARGIN, means.amax(0) + MARGIN
-    picked = near[torch.randint(len(near), (NEAR_SURFELS,), generator=generator)]
-    in_box = low + torch.rand(IN_BOX, 3, generator=generator) * (high - low)
-    candidates = torch.cat([in_box, picked + torch.randn(NEAR_SURFELS, 3, generator=generator) * JITTER])
+    finer = max(1.0, len(means) / (OUTER * MOST_POINTS))  # as many times more points than a smaller asset is made of
+    in_box, beside = round(IN_BOX * finer), round(NEAR_SURFELS * finer)
+    picked = near[torch.randint(len(near), (beside,), generator=generator)]
+    anywhere = low + torch.rand(in_box, 3, generator=generator) * (high - low)
+    candidates = torch.cat([anywhere, picked + torch.randn(beside, 3, generator=generator) * JITTER])
     wanted = SHARE if model.corrections is None else SHARE_UNSURE  # a pose that is off by degrees shaves off thin parts
     points, share, colors = follow(model.motion, candidates, observed, wanted, generator)
     if int((share >= wanted).sum()) < SURVIVORS:  # rare: once more, with those that were dropped on the way
@@ -88,8 +92,9 @@ def carve_through(model: Model, observed: Observed, generator: torch.Generator) 
     kept = (share >= wanted).nonzero()[:, 0]
     if len(kept) < LEAST:
         return {name: tensor.detach().clone() for name, tensor in model.p.items()}
-    kept = kept[torch.randperm(len(kept), generator=generator)[:12_000]]
-    return _shell(*_thin(points[kept], colors[kept]), len(means), generator)
+    kept = kept[torch.randperm(len(kept), generator=generator)[: round(MOST_POINTS * finer)]]
+    voxel = VOXEL * finer ** (-1 / 3)
+    return _shell(*_thin(points[kept], colors[kept], voxel), len(means), voxel, generator)
 
 
 def follow(
@@ -120,21 +125,23 @@ def follow(
     return points, share, colors / inside[:, None].clamp_min(1)
 
 
-def _thin(points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"]) -> tuple[Tensor, Tensor]:
-    """One point a voxel, so that density does not follow where candidates were drawn."""
-    cells = torch.unique((points / VOXEL).floor().long(), dim=0, return_inverse=True)[1]
+def _thin(points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"], voxel: float) -> tuple[Tensor, Tensor]:
+    """One point a voxel (root units), so that density does not follow where candidates were drawn."""
+    cells = torch.unique((points / voxel).floor().long(), dim=0, return_inverse=True)[1]
     first = torch.full((int(cells.max()) + 1,), len(points)).scatter_reduce(0, cells, torch.arange(len(points)), "amin")
     return points[first], colors[first]
 
 
-def _shell(points: Tensor, colors: Tensor, most: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Surfels among the outer points, facing away from the mean of their neighbours, half opaque."""
+def _shell(
+    points: Tensor, colors: Tensor, most: int, voxel: float, generator: torch.Generator
+) -> dict[str, Tensor]:  # fmt: skip
+    """Surfels among the outer points of such voxels, facing away from the mean of their neighbours, half opaque."""
     neighbours = torch.from_numpy(cKDTree(points.numpy()).query(points.numpy(), k=min(24, len(points)))[1])
     offset = points - points[neighbours].mean(1)
     length = offset.norm(dim=-1)
-    outer = (length > length.quantile(0.4)).nonzero()[:, 0]
+    outer = (length > length.quantile(1 - OUTER)).nonzero()[:, 0]
     chosen = outer[torch.randperm(len(outer), generator=generator)[:most]]
-    means = points[chosen] + torch.randn(len(chosen), 3, generator=generator) * 0.3 * VOXEL
+    means = points[chosen] + torch.randn(len(chosen), 3, generator=generator) * 0.3 * voxel
     spacing = cKDTree(means.numpy()).query(means.numpy(), k=min(4, len(means)))[0][:, 1:].mean(1)
     scale = torch.from_numpy(spacing).float().clamp(0.012, 0.08) * 0.9
     return {

@@ -1,4 +1,8 @@
-"""Pose-guided frame sampling: equalise viewing directions in the canonical frame (docs/method.md section 10)."""
+"""Pose-guided frame sampling: equalise viewing directions in the canonical frame (docs/method.md section 10).
+
+A third of an epoch's draws go to every frame alike, whatever its share, so that none is forgotten; shares are of the
+other two thirds.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ def view_directions(cam_from_root: Float[Tensor, "f 4 4"]) -> Float[Tensor, "f 3
 
 
 def pose_guided(directions: Float[Tensor, "f 3"]) -> Float[Tensor, "f"]:
-    """Draw probabilities: 0.8 clip(rho^-1 / mean rho^-1, 1/4, 4) + 0.2, normalised; rho is their density."""
+    """Shares: 0.8 clip(rho^-1 / mean rho^-1, 1/4, 4) + 0.2, normalised; rho is the density of directions."""
     density = torch.exp(KAPPA * (directions @ directions.T - 1)).sum(1)
     rarity = 1 / density
     p = SHARE * (rarity / rarity.mean()).clamp(LEAST, MOST) + (1 - SHARE)
@@ -26,7 +30,7 @@ def pose_guided(directions: Float[Tensor, "f 3"]) -> Float[Tensor, "f"]:
 
 
 def clip_balanced(clip: Int[Tensor, "f"]) -> Float[Tensor, "f"]:
-    """Every clip is drawn as often as every other, its frames evenly."""
+    """Every clip has the same share, its frames the same of that."""
     counts = torch.bincount(clip).float()
     p = 1 / counts[clip]
     return p / p.sum()
@@ -37,7 +41,7 @@ def uniform(frames: int) -> Float[Tensor, "f"]:
 
 
 def epoch(probability: Float[Tensor, "f"], generator: torch.Generator) -> Int[Tensor, "3f"]:
-    """The next 3 f draws in random order: each frame once, then by its share (systematic resampling)."""
+    """The next 3 f draws in random order: each frame once, and 2 f by their shares (systematic resampling)."""
     frames = len(probability)
     extra = 2 * frames  # one draw of every frame is set aside
     offset = torch.rand(1, generator=generator, dtype=torch.float64)

@@ -28,7 +28,7 @@ from fourdgen.geometry.transforms import (
 from fourdgen.scene.bones import BoneMotion
 
 MOST_POINTS = 3000
-INSTANTS = 12  # of each clip at which trajectories are compared
+INSTANTS = 12  # of each motion, at most, at which trajectories are compared
 TRAJECTORY_WEIGHT = 2.0  # of how a point moves against where it is
 SMOOTHING = 1.5  # usual steps from frame to frame
 NEIGHBOURS = 8
@@ -43,7 +43,7 @@ class Clusters:
     rest: Float[Tensor, "p 3"]
     features: Float[Tensor, "p d"]
     label: Int[Tensor, "p"]
-    paths: Mapping[str, Float[Tensor, "t p 3"]]  # by clip with a motion of its own
+    paths: Mapping[str, Float[Tensor, "t p 3"]]  # by clip with a motion of its own, whenever that was filmed
 
 
 def recut(old: BoneMotion, points: Float[Tensor, "n 3"], tree: bool, generator: torch.Generator) -> BoneMotion:
@@ -69,18 +69,18 @@ def by_trajectory(motion: BoneMotion, points: Float[Tensor, "n 3"], generator: t
     rest = points[torch.randperm(len(points), generator=generator)[:MOST_POINTS]]
     paths = {name: trajectories(motion, rest, name) for name in motion.clips if motion.clips[name].code_of == name}
     mean = torch.cat(list(paths.values())).mean(0)
-    moves = [path[instants(motion.clips[name].seconds)] - mean for name, path in paths.items()]
+    moves = [path[instants(motion.moments(name))] - mean for name, path in paths.items()]
     scale = TRAJECTORY_WEIGHT / math.sqrt(sum(len(move) for move in moves))
     features = torch.cat([mean, *(scale * move.transpose(0, 1).flatten(1) for move in moves)], 1)
     return Clusters(rest, features, k_means(features, len(motion.centers), generator), paths)
 
 
 def trajectories(motion: BoneMotion, points: Float[Tensor, "p 3"], clip: str) -> Float[Tensor, "t p 3"]:
-    """Where the motion carries canonical points at every frame of a clip, smoothed over about three frames' time."""
+    """Where the motion of a clip carries canonical points whenever it was filmed, smoothed over some three frames."""
     quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(points), 4).contiguous()
-    bones = motion.dual_quats(clip, motion.clips[clip].seconds)
+    bones = motion.dual_quats(clip, motion.moments(clip))
     paths = torch.stack([motion.carried(bone, points, quats)[0] for bone in bones])
-    time = ticks(motion.clips[clip].seconds)
+    time = ticks(motion.moments(clip))
     kernel = torch.exp(-((time[:, None] - time) ** 2) / (2 * SMOOTHING**2)) * stands_for(time)
     return torch.einsum("st,tpc->spc", kernel / kernel.sum(1, keepdim=True), paths)
 
@@ -94,8 +94,8 @@ def stands_for(time: Float[Tensor, "t"]) -> Float[Tensor, "t"]:
 
 
 def instants(seconds: Float[Tensor, "t"]) -> Int[Tensor, "k"]:
-    """The frames nearest to about INSTANTS times, evenly spread over a clip."""
-    time, every = ticks(seconds), max(1, len(seconds) // INSTANTS)
+    """The moments nearest to INSTANTS times at most, evenly spread over them all."""
+    time, every = ticks(seconds), -(-len(seconds) // INSTANTS)
     even = torch.arange(0, len(time), every) * (time[-1] / max(1, len(time) - 1))
     return (time - even[:, None]).abs().argmin(1).unique()
 
@@ -122,7 +122,7 @@ def _shapes(clusters: Clusters, old: BoneMotion) -> tuple[Float[Tensor, "b 3"], 
 def rigid_fits(
     clusters: Clusters, centers: Float[Tensor, "b 3"]
 ) -> tuple[dict[str, Float[Tensor, "t b 4"]], dict[str, Float[Tensor, "t b 3"]]]:
-    """Per clip and frame the rotation of each bone about its centre, and its shift, that best carry its points along
+    """Per motion and moment the rotation of each bone about its centre, and its shift, that best carry its points along
     their paths (Kabsch 1976)."""
     rotations, shifts = {}, {}
     for name, path in clusters.paths.items():
@@ -188,7 +188,8 @@ def local_twists(
 
 
 def distil(motion: BoneMotion, targets: Mapping[str, Float[Tensor, "t b 6"]], generator: torch.Generator) -> float:
-    """Teach a network bone motions; the squared error that is left, as a share of the targets' mean square.
+    """Teach a network bone motions, given by clip with a motion of its own at all `BoneMotion.moments` of that; the
+    squared error that is left, as a share of the targets' mean square.
 
     The network should be fresh: one that has settled hardly learns a new motion.
     """
@@ -196,7 +197,7 @@ def distil(motion: BoneMotion, targets: Mapping[str, Float[Tensor, "t b 6"]], ge
     assert isinstance(last, torch.nn.Linear)
     bound = 0.1 / math.sqrt(last.in_features)  # small, not zero: zeros would leave the layers below without a gradient
     last.weight.data.copy_((torch.rand(last.weight.shape, generator=generator) * 2 - 1) * bound)
-    inputs = [motion.time_features(name, motion.clips[name].seconds) for name in targets]
+    inputs = [motion.time_features(name, motion.moments(name)) for name in targets]
     features = torch.cat([part for part, _ in inputs])
     codes = torch.cat([torch.full((len(part),), code) for part, code in inputs])
     target = torch.cat(list(targets.values())).flatten(1)

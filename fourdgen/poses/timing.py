@@ -20,10 +20,13 @@ from fourdgen.geometry.camera import Cameras
 
 RATES = tuple(2.0 ** (k / 16) for k in range(-16, 17))  # half to twice as fast, then finer
 LEAST_OVERLAP = 0.6  # of the shorter clip must lie within the other
-# Costs measured under true cameras: of two views of one motion 0.07 to 0.09 (person), of two motions 0.38 and more
-# (fox 0.77, knight 0.55, shiba 0.47, clutter 0.60, robot 0.73, velociraptor 0.73, wolf 0.44).
-EVIDENT, UNASKED = 0.3, 0.15  # a map of a greater cost is made up; without being asked for less is believed
-LEAST_FRAMES = 12  # of both clips: a line through a smaller matrix is found by chance
+# Costs measured under true cameras. Of two views of one motion (person): 0.07 to 0.11 with 24 pairs of frames or more,
+# 0.09 to 0.19 with 8 to 16. Of two motions (seven pairs of clips, whole, cut short, and lasting 6 to 24 s) the best
+# line leaves 0.27 with 6 to 23 pairs, 0.38 with more (benchmarks/sync.py --apart); 0.10 where 3 to 5 are enough.
+LEAST_PAIRS = 6  # of frames on a line: fewer agree by chance
+MANY_PAIRS = 24
+EVIDENT, EVIDENT_FEW = 0.3, 0.2  # a map of a greater cost is made up; the second with fewer than MANY_PAIRS
+UNASKED, UNASKED_PAIRS = 0.15, 12  # without being asked for a map of less, through so many pairs, is believed
 LEAST_GAIN = 1.25  # by this factor a found time map must fit better than the clips' own times
 NOISE = 0.005  # of the subject's size: residuals that outlines have anyway
 LEAST_SINE = 0.08  # between the lines of sight: with a shorter baseline the planes tell nothing
@@ -33,23 +36,23 @@ LEAST_SINE = 0.08  # between the lines of sight: with a shorter baseline the pla
 class TimeMap:
     """reference seconds = rate * seconds + offset. `cost`: what is left of the disagreement between the outlines, as a
     share of what frames paired at random have; `plain`: the same of rate 1, offset 0 (infinite without overlap).
-    `frames`: of the shorter clip."""
+    `pairs`: frames on which that rests, of the clip that has fewer where both show the motion."""
 
     offset: float
     rate: float
     cost: float
     plain: float
-    frames: int = 0
+    pairs: int
 
     @property
     def evident(self) -> bool:
         """Whether the outlines bear it out that the clips show one motion, given that somebody says so."""
-        return self.cost <= EVIDENT
+        return self.cost <= (EVIDENT if self.pairs >= MANY_PAIRS else EVIDENT_FEW)
 
     @property
     def speaks_for_itself(self) -> bool:
         """Whether they show one motion though nobody said so."""
-        return self.cost <= UNASKED and self.frames >= LEAST_FRAMES
+        return self.cost <= UNASKED and self.pairs >= UNASKED_PAIRS
 
 
 def outline_rays(mask: UInt8[np.ndarray, "h w"], K: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "n 3"]:
@@ -110,26 +113,30 @@ def find_time_map(
     """
     mine, theirs = reference.double().numpy(), seconds.double().numpy()
     step = float(np.median(np.diff(mine)))
-    plain = _along(apart, mine, theirs, 1.0, 0.0)
-    best = (plain, 1.0, 0.0)
+    plain, through = _along(apart, mine, theirs, 1.0, 0.0)
+    best = (plain, 1.0, 0.0, through)
+
+    def better(rate: float, offset: float) -> tuple[float, float, float, int]:
+        cost, pairs = _along(apart, mine, theirs, rate, offset)
+        return min(best, (cost, rate, offset, pairs))
+
     shortest = min(mine[-1] - mine[0], theirs[-1] - theirs[0])
     for rate in RATES:
         low = mine[0] - rate * theirs[-1] + LEAST_OVERLAP * shortest
         high = mine[-1] - rate * theirs[0] - LEAST_OVERLAP * shortest
         for offset in np.arange(low, high + step, step / 2):
-            best = min(best, (_along(apart, mine, theirs, rate, float(offset)), rate, float(offset)))
+            best = better(rate, float(offset))
     middle = float(theirs.mean())
     for width in (0.5, 0.25, 0.12):
-        _, rate, offset = best
+        _, rate, offset, _ = best
         for change in np.linspace(-1, 1, 9):
             near = rate * 2 ** (width * change / 16)
             for shift in np.linspace(-1, 1, 9) * width * step:
-                moved = offset + (rate - near) * middle + shift  # turns about the middle of the clip
-                best = min(best, (_along(apart, mine, theirs, near, float(moved)), near, float(moved)))
-    cost, rate, offset = best
+                best = better(near, float(offset + (rate - near) * middle + shift))  # turns about the clip's middle
+    cost, rate, offset, pairs = best
     if not plain > LEAST_GAIN * cost:
-        return TimeMap(0.0, 1.0, plain, plain, min(apart.shape[:2]))
-    return TimeMap(float(offset), float(rate), cost, plain, min(apart.shape[:2]))
+        return TimeMap(0.0, 1.0, plain, plain, through)
+    return TimeMap(float(offset), float(rate), cost, plain, pairs)
 
 
 def _along(
@@ -138,27 +145,29 @@ def _along(
     theirs: Float[np.ndarray, "s"],
     rate: float,
     offset: float,
-) -> float:
-    """Cost of a time map: how far the planes are apart when frames are paired by it, over how far when every frame is
-    paired with every other. So a stretch in which nothing happens explains nothing. Infinite with too little overlap.
+) -> tuple[float, int]:
+    """Cost of a time map, and the pairs on which it rests: how far the planes are apart when frames are paired by it,
+    over how far when every frame is paired with every other. So a stretch in which nothing happens explains nothing.
+    Infinite with too little overlap.
     """
     at = rate * theirs + offset
     inside = (at >= mine[0] - 1e-9) & (at <= mine[-1] + 1e-9)
     covered = at[inside]
     shortest = min(mine[-1] - mine[0], rate * (theirs[-1] - theirs[0]))
-    if inside.sum() < 3 or covered.max() - covered.min() < LEAST_OVERLAP * shortest:
-        return math.inf
+    if len(covered) < LEAST_PAIRS or covered.max() - covered.min() < LEAST_OVERLAP * shortest:
+        return math.inf, 0
     place = np.interp(covered, mine, np.arange(len(mine)))
     below = np.minimum(place.astype(int), len(mine) - 2)
     share = place - below
     column = np.nonzero(inside)[0]
     paired = (1 - share)[:, None] * apart[below, column] + share[:, None] * apart[below + 1, column]
-    paired = paired[~np.isnan(paired[:, 0])]
+    told = ~np.isnan(paired[:, 0])
+    pairs = len(np.unique(place[told].round()))
+    if pairs < LEAST_PAIRS:
+        return math.inf, 0
     anyhow = apart[below][:, column].reshape(-1, 2)
     anyhow = anyhow[~np.isnan(anyhow[:, 0])]
-    if len(paired) < 3:
-        return math.inf
-    return (_spread(paired) + NOISE) / (_spread(anyhow) + NOISE)
+    return (_spread(paired[told]) + NOISE) / (_spread(anyhow) + NOISE), pairs
 
 
 def _spread(values: Float[np.ndarray, "n 2"]) -> float:

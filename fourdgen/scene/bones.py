@@ -75,9 +75,10 @@ class BoneMotion(nn.Module):
         self.register_buffer("parents", torch.full((len(centers),), -1))
         self.clips = dict(clips)
         self._codes = sorted({clip.code_of for clip in clips.values()})
-        times = {name: clips[name].seconds for name in self._codes}
-        self._spans = {k: (float(t[0]), max(float(t[-1] - t[0]), 1e-6)) for k, t in times.items()}
-        self._frequencies = {k: math.pi / LONGEST_PERIOD * 2.0 ** torch.arange(octaves(t)) for k, t in times.items()}
+        self._moments = {code: moments(clips, code) for code in self._codes}
+        times = self._moments.items()
+        self._spans = {k: (float(t[0]), max(float(t[-1] - t[0]), 1e-6)) for k, t in times}
+        self._frequencies = {k: math.pi / LONGEST_PERIOD * 2.0 ** torch.arange(octaves(t)) for k, t in times}
         self._features = 1 + 2 * max(map(len, self._frequencies.values()))
         self.code = nn.Parameter(0.1 * torch.randn(len(self._codes), CODE_SIZE, generator=generator))
         self.net = nn.Sequential(
@@ -101,7 +102,8 @@ class BoneMotion(nn.Module):
         return self.net(torch.cat([features, self.code[code].expand(len(seconds), -1)], 1)).reshape(len(seconds), -1, 6)
 
     def time_features(self, clip: str, seconds: Float[Tensor, "s"]) -> tuple[Float[Tensor, "s k"], int]:
-        """Fourier features of times of a clip, whose longest period is twice the clip's; and the row of its code."""
+        """Fourier features of times of a clip, whose longest period is twice what is filmed of its motion; and the row
+        of its code."""
         time = self.clips[clip]
         first, span = self._spans[time.code_of]
         tau = (time.rate * seconds + (time.offset - first)) * (2 / span) - 1
@@ -113,6 +115,10 @@ class BoneMotion(nn.Module):
         """Join the bones: `joints[b]` is where bone b hangs from bone `parents[b]` (-1: a free bone turns about it)."""
         self.parents.copy_(parents)
         self.joints.data.copy_(joints)
+
+    def moments(self, code: str) -> Float[Tensor, "t"]:
+        """All the times, on the clock of clip `code`, at which its motion was filmed by some clip (`moments`)."""
+        return self._moments[code]
 
     @property
     def joined(self) -> bool:
@@ -193,6 +199,20 @@ def _tree(parents: tuple[int, ...]) -> tuple[Int[Tensor, "b"], Int[Tensor, "b"]]
     if len(order) != len(parents):
         raise ValueError("the bones' parents run in a circle")
     return torch.tensor(parents, dtype=torch.int32), torch.tensor(order, dtype=torch.int32)
+
+
+def moments(clips: Mapping[str, ClipTime], code: str) -> Float[Tensor, "t"]:
+    """When the motion of clip `code` was filmed, on that clip's clock: the times of its own frames and, at their pace,
+    whatever filmed clips that are synchronised with it show before its first frame or after its last."""
+    own = clips[code].seconds
+    shared = [clip.rate * clip.seconds + clip.offset for clip in clips.values() if clip.code_of == code and clip.filmed]
+    first, last = min(float(time[0]) for time in shared), max(float(time[-1]) for time in shared)
+    step = float(own.diff().median()) if len(own) > 1 else 1 / 24
+    before, after = (round(max(0.0, over) / step) for over in (float(own[0]) - first, last - float(own[-1])))
+    if before == after == 0:
+        return own
+    early = torch.linspace(first, float(own[0]), before + 1)[:-1]
+    return torch.cat([early, own, torch.linspace(float(own[-1]), last, after + 1)[1:]])
 
 
 def octaves(seconds: Float[Tensor, "t"]) -> int:

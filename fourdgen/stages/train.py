@@ -328,11 +328,11 @@ def facts(job: Job, config: TrainConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=8,
+    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=9,
     run=run, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip
 # A row of a round of regeneration: `train` and `regenerate` stand for the rows before it (fourdgen/planning.py).
 ROUND = Stage(
     name="retrain", needs=("ingest", "align", "root_pose", "sample", "train", "regenerate"), config=TrainConfig,
-    version=9, run=run_round, save=save, load=load, check=check, facts=facts,
+    version=10, run=run_round, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip

@@ -87,6 +87,20 @@ def test_an_asset_that_stands_still_is_wrong_by_all_of_the_motion() -> None:
     assert scores.fast == pytest.approx(1.0, abs=0.02)
 
 
+def test_frames_that_were_not_filmed_are_not_scored() -> None:
+    """An asset of the second half of the truth's frames: that it knows nothing of the first half is no error."""
+    scene, half = asset(), slice(FRAMES // 2, None)
+    clip, motion = scene.clips["a"], scene.motion
+    assert isinstance(motion, SampledBones)
+    clips = {"a": replace(clip, seconds=clip.seconds[half], frame_ids=clip.frame_ids[half], cameras=clip.cameras[half])}
+    poses = SampledBones({"a": clips["a"].seconds}, {"a": motion.dual_quats["a"][half]}, motion.centers)
+    scores = track_error(replace(scene, clips=clips, motion=poses), "a", two_cubes(), WORLD)
+    assert scores.all is not None and scores.all < 1e-3
+    after = replace(clips["a"], frame_ids=clips["a"].frame_ids + FRAMES)
+    later = track_error(replace(scene, clips={"a": after}, motion=poses), "a", two_cubes(), WORLD)
+    assert later == TrackScores(None, None, None, None)
+
+
 @pytest.mark.parametrize("share", [0.25, 0.5])
 def test_damped_motion_is_wrong_by_what_is_missing(share: float) -> None:
     scores = track_error(asset(lambda frame: (1 - share) * angle(frame)), "a", two_cubes(), WORLD)

@@ -105,6 +105,30 @@ def test_fixed_clips_and_short_ones_stay_and_synchronised_ones_move_as_one() -> 
     assert gauge.settled(brief, {"a": ClipTime(SECONDS / 8, "a")}, ())[1] == {}
 
 
+def test_a_drift_that_only_a_synchronised_clip_shows_goes_to_its_cameras() -> None:
+    """b films the last 1.2 of 2 seconds by a clock of its own, a the first 1.2: their drift is that of the whole."""
+
+    def filmed_twice(scene: Scene4D) -> Scene4D:
+        whole, motion = scene.clips["a"], scene.motion
+        assert isinstance(motion, SampledBones)
+        parts = {"a": slice(0, 29), "b": slice(19, 48)}
+        seconds = {"a": SECONDS[:29], "b": SECONDS[19:] - SECONDS[19]}
+        clips = {n: replace(whole, name=n, seconds=seconds[n], cameras=whole.cameras[p]) for n, p in parts.items()}
+        poses = {n: motion.dual_quats["a"][p] for n, p in parts.items()}
+        return replace(scene, clips=clips, motion=replace(motion, seconds=seconds, dual_quats=poses))
+
+    wanted, mixed = filmed_twice(swinging(0.0)), filmed_twice(swinging(1.0))
+    times = {"a": ClipTime(SECONDS[:29], "a"), "b": ClipTime(mixed.clips["b"].seconds, "a", offset=float(SECONDS[19]))}
+    found, _ = gauge.settled(mixed, times, ())
+    paths = []
+    for scene in (mixed, found, wanted):
+        both = [scene.clips["a"].cameras.cam_from_world, scene.clips["b"].cameras.cam_from_world[10:]]
+        paths.append(torch.cat(both)[:, :3, :3])
+    off = [p.transpose(1, 2) @ paths[2] for p in paths[:2]]  # a turn of the whole world does not count
+    before, after = (float(rotation_angle_degrees(o[24:25].expand(48, 3, 3), o).max()) for o in off)
+    assert before > 10 and after < 1.5
+
+
 def test_a_round_trains_in_the_frame_that_it_takes_up(tmp_path: Path) -> None:
     mixed = swinging(1.0)
     found, drifts = gauge.settled(mixed, {"a": ClipTime(SECONDS, "a")}, ())

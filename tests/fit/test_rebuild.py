@@ -51,9 +51,11 @@ def toy() -> tuple[Scene4D, Observed, BoneMotion]:
     return scene, Observed(views, torch.stack(poses), clips, torch.stack(seconds)), motion
 
 
-def model(scene: Scene4D, motion: BoneMotion, corrections: PoseCorrections | None = None) -> Model:
-    """Two thousand surfels in a fog around the subject: training has learned a motion and not yet a shape."""
-    g, count = torch.Generator().manual_seed(1), 2000
+def model(
+    scene: Scene4D, motion: BoneMotion, corrections: PoseCorrections | None = None, count: int = 2000
+) -> Model:  # fmt: skip
+    """Surfels in a fog around the subject: training has learned a motion and not yet a shape."""
+    g = torch.Generator().manual_seed(1)
     s = scene.surfels
     low, high = s.means.amin(0) - 0.1, s.means.amax(0) + 0.1
     fog = {
@@ -129,6 +131,17 @@ def test_masks_that_deny_everything_leave_the_surfels_alone(toy) -> None:
     empty = replace(observed, views=[replace(view, mask=torch.zeros_like(view.mask)) for view in observed.views])
     kept = carve_through(before, empty, torch.Generator().manual_seed(0))
     assert all(torch.equal(kept[name], before.p[name].detach()) for name in kept)
+
+
+def test_a_carved_asset_of_many_surfels_keeps_about_as_many(toy) -> None:
+    scene, observed, motion = toy
+    some = range(0, len(observed.views), 3)
+    few = Observed([observed.views[i] for i in some], observed.poses[::3], observed.clips[::3], observed.seconds[::3])
+    before = model(scene, motion, count=20_000)
+    carved = carve_through(before, few, torch.Generator().manual_seed(0))
+    assert 0.75 * 20_000 < len(carved["means"]) <= 20_000
+    truth = scene.surfels.means
+    assert float(torch.cdist(carved["means"][::10], truth).amin(1).mean()) < 0.06
 
 
 def test_root_poses_and_their_moments_survive_a_rebuild(toy) -> None:

@@ -37,6 +37,14 @@ def test_clip_balanced_gives_each_clip_the_same() -> None:
     assert abs(float(p[:10].sum()) - 0.5) < 1e-6
 
 
+def test_balanced_clips_share_two_thirds_of_the_draws() -> None:
+    """The figure of docs/method.md section 10: the other third goes to frames alike, so a short clip takes less."""
+    clip = torch.tensor([0] * 8 + [1] * 400)
+    drawn = sampler.epoch(sampler.clip_balanced(clip), torch.Generator().manual_seed(0))
+    assert abs(float((clip[drawn] == 0).float().mean()) - (8 / 408 / 3 + 1 / 3)) < 0.002
+    assert round(100 * (8 / 408 / 3 + 1 / 3)) == 34
+
+
 def test_every_frame_is_drawn_within_an_epoch_and_rare_ones_more() -> None:
     p = sampler.pose_guided(lingering())
     g = torch.Generator().manual_seed(0)

@@ -24,23 +24,29 @@ CLIPS = {"a": ClipTime(SECONDS, "a"), "b": ClipTime(SECONDS, "b")}
 BONES = 9  # three in each of three segments of 0.6
 
 
-@pytest.fixture(scope="module")
-def arm() -> tuple[BoneMotion, torch.Tensor, dict[str, torch.Tensor]]:
-    """Three segments in a row that swing about the joints between them; their points; the twists [t b 6] per clip."""
+def swinging(clips: dict[str, ClipTime]) -> tuple[BoneMotion, torch.Tensor, dict[str, torch.Tensor]]:
+    """Three segments in a row that swing about the joints between them; their points; the twists [t b 6] per motion."""
     g = torch.Generator().manual_seed(0)
     x = 0.2 * torch.arange(BONES)[:, None]
-    motion = BoneMotion(x * torch.tensor([1.0, 0.0, 0.0]), 0.1, CLIPS, generator=g)
+    motion = BoneMotion(x * torch.tensor([1.0, 0.0, 0.0]), 0.1, clips, generator=g)
     joints = (x - 0.1) * torch.tensor([1.0, 0.0, 0.0])
     motion.hang(torch.arange(BONES) - 1, joints)
     twists = {}
     for name, pace in (("a", 1.0), ("b", 2.0)):
-        wave = torch.sin(pace * torch.pi * SECONDS / 2)
-        twists[name] = torch.zeros(48, BONES, 6)
+        if name not in clips:
+            continue
+        wave = torch.sin(pace * torch.pi * motion.moments(name) / 2)
+        twists[name] = torch.zeros(len(wave), BONES, 6)
         twists[name][:, 3, 2], twists[name][:, 6, 1] = 0.8 * wave, -0.7 * wave
         twists[name][:, 0, 3] = 0.1 * wave
     assert distil(motion, twists, g) < 0.02
     offsets = (torch.rand(900, 3, generator=g) - 0.5) * torch.tensor([0.2, 0.14, 0.14])
     return motion, motion.centers.detach().repeat_interleave(100, 0) + offsets, twists
+
+
+@pytest.fixture(scope="module")
+def arm() -> tuple[BoneMotion, torch.Tensor, dict[str, torch.Tensor]]:
+    return swinging(CLIPS)
 
 
 def test_a_network_learns_the_motion_it_is_given(arm) -> None:
@@ -133,16 +139,30 @@ def test_paths_are_smoothed_in_time_and_not_by_frame_number() -> None:
 
 
 def test_even_frames_stand_for_a_step_each_and_instants_are_every_so_many() -> None:
-    for count in (1, 2, 11, 24, 48, 400):
+    for count in (1, 2, 11, 23, 24, 36, 48, 400):
         even = torch.arange(count)
+        assert len(instants(even / 24)) <= INSTANTS
         assert torch.equal(stands_for(even.float()), torch.ones(count))
-        assert torch.equal(instants(even / 24), even[:: max(1, count // INSTANTS)])
+        assert torch.equal(instants(even / 24), even[:: -(-count // INSTANTS)])
 
 
 def test_instants_are_spread_over_the_time_and_not_over_the_frames() -> None:
     seconds = torch.cat([torch.arange(40) / 40, 1 + torch.arange(8) / 8])  # the first half five times as dense
     time = seconds[instants(seconds)]
     assert 4 <= int((time >= 1).sum()) <= 8 and 4 <= int((time < 1).sum()) <= 8
+
+
+def test_new_bones_move_as_the_old_ones_did_where_only_a_synchronised_clip_shows_it() -> None:
+    """The second clip goes on for 0.8 s after the reference has ended, in which the arm swings to the other side."""
+    motion, points, _ = swinging({"a": ClipTime(SECONDS, "a"), "late": ClipTime(SECONDS, "a", offset=0.8)})
+    again = recut(motion, points, True, torch.Generator().manual_seed(2))
+    quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(points), 4).contiguous()
+    with torch.no_grad():
+        for t in (36, 41, 46):
+            moment = SECONDS[t : t + 1]
+            before, after = (m.carried(m.dual_quats("late", moment)[0], points, quats)[0] for m in (motion, again))
+            moved = (before - points).norm(dim=-1).mean()
+            assert float((after - before).norm(dim=-1).mean()) < 0.25 * float(moved)
 
 
 def test_clusters_are_the_same_for_the_same_seed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,6 +62,25 @@ def test_few_frames_do_not_speak_for_themselves(reference) -> None:  # type: ign
     few = torch.arange(8) / RATE
     found = find_time_map(tangency(first, _filmed(80.0, 0.0, few)), times, few)
     assert found.evident and not found.speaks_for_itself
+
+
+@pytest.mark.parametrize("lasts", [2.0, 24.0, 60.0])
+def test_chance_is_not_believed_whatever_a_clip_lasts(lasts: float) -> None:
+    """Frames that have nothing in common. The longer a clip lasts, the more lines there are, through fewer frames."""
+    apart = np.random.default_rng(0).standard_normal((24, 36, 2))
+    found = find_time_map(apart, torch.linspace(0, 2, 24), torch.linspace(0, lasts, 36))
+    assert not found.evident
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_line_rests_on_the_frames_of_the_sparser_clip(reference, swapped: bool) -> None:  # type: ignore[no-untyped-def]
+    """One motion, but one clip shows a frame of it every half second: of five frames chance makes as much."""
+    times, first = reference
+    sparse = torch.arange(-10, 15) / 2
+    second = _filmed(80.0, 0.0, sparse)
+    maps = [(first, second, times, sparse), (second, first, sparse, times)]
+    one, other, mine, theirs = maps[swapped]
+    assert not find_time_map(tangency(one, other), mine, theirs).evident
 
 
 def test_own_times_stay_where_nothing_fits_better(reference) -> None:  # type: ignore[no-untyped-def]

@@ -148,6 +148,26 @@ def test_synchronised_clip_shows_the_motion_of_its_source() -> None:
     assert torch.allclose(at_source, at_copy, atol=1e-6)
 
 
+def test_a_motion_is_known_as_long_as_any_synchronised_clip_shows_it() -> None:
+    """The clips film one motion from -0.5 s to 3.5 s of a's clock: no two times of it look the same to the network."""
+    seconds = torch.arange(48) / 24
+    clips = {
+        "a": ClipTime(seconds, "a"),
+        "early": ClipTime(seconds, "a", rate=0.5, offset=-0.5),
+        "late": ClipTime(seconds, "a", rate=1.2, offset=3.5 - 1.2 * 47 / 24),
+        "alone": ClipTime(seconds + 3, "alone"),
+        "late-view1": ClipTime(seconds + 9, "a", filmed=False),
+    }
+    motion = BoneMotion(torch.zeros(2, 3), 0.5, clips)
+    moments = motion.moments("a")
+    assert (float(moments[0]), float(moments[-1])) == (-0.5, 3.5)
+    assert torch.equal(moments[12:60], seconds)
+    assert float(moments.diff().max() - moments.diff().min()) < 0.15 / 24  # on at the pace of a's frames
+    tau = torch.cat([motion.time_features(name, seconds)[0][:, 0] for name in ("a", "early", "late")])
+    assert torch.allclose(torch.stack([tau.min(), tau.max()]), torch.tensor([-1.0, 1.0]), atol=1e-6)
+    assert motion.moments("alone") is clips["alone"].seconds
+
+
 def test_clips_with_their_own_codes_move_differently() -> None:
     motion = bones(moving=True)
     times = torch.tensor([0.3])

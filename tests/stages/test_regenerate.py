@@ -494,7 +494,7 @@ def test_a_round_on_found_cameras_begins_where_the_asset_stands_and_holds_its_mo
     turns, shifts = torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.7, 0.0]]), torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 0.2]])
     slow = gauge.Drift(0.0, float(frames.seconds[-1]), torch.tensor([0.1, 0.0, 0.2]).double(), turns.double(),
                        shifts.double())  # fmt: skip
-    monkeypatch.setattr(gauge, "drift_of", lambda scene, clip: slow)
+    monkeypatch.setattr(gauge, "drift_of", lambda scene, times, code: slow)
     folder = tmp_path / "train"
     first = train.run(context(folder), LONGER, capture, alignment, track, frames)
     train.STAGE.save(first, folder)
