@@ -52,6 +52,7 @@ class Alignment:
     world_from_input: Sim3 | None
     given: bool  # the user's own cameras: no pose is changed afterwards
     left_out: Mapping[str, str] = field(default_factory=dict)
+    doubt: str = ""  # why the user's cameras may be wrong
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ INSIDE = 0.85  # share of the masks that hold a point of the subject
 
 
 def subject_ball(
-    cam_from_input: Float[Tensor, "n 4 4"], K: Float[Tensor, "n 3 3"], masks: list[np.ndarray], seed: int = 0
-) -> tuple[Float[Tensor, "3"], float]:
+    cam_from_input: Float[Tensor, "n 4 4"], K: Float[Tensor, "n 3 3"], masks: list[np.ndarray], seed: int = 0,
+    points: int = POINTS,
+) -> tuple[Float[Tensor, "3"], float]:  # fmt: skip
     """Middle and radius of the subject in the user's world, from masks (one a camera, each of its own size).
 
     First the point nearest to all rays through the masks' middles, then the hull: points of a ball about it that lie
@@ -42,7 +43,7 @@ def subject_ball(
     depth = ((pose[:, :3, :3] @ center[:, None])[..., 0] + pose[:, :3, 3])[:, 2].clamp_min(1e-6)
     half = torch.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]) / 2
     radius = float((half / intrinsics[:, 0, 0] * depth).quantile(0.9))
-    hull = _hull(center, 1.4 * radius, pose, intrinsics, seen, seed)
+    hull = _hull(center, 1.4 * radius, pose, intrinsics, seen, seed, points)
     if len(hull) >= 50:  # fewer: a subject that travels, or masks that contradict each other
         center = (hull.quantile(0.01, dim=0) + hull.quantile(0.99, dim=0)) / 2
     # The hull has lost every limb that moves, so the radius is that of the outlines, seen from the middle.
@@ -79,11 +80,11 @@ def _meeting_point(eye: Float[Tensor, "n 3"], direction: Float[Tensor, "n 3"]) -
 
 
 def _hull(
-    center: Tensor, reach: float, pose: Tensor, K: Tensor, masks: list[np.ndarray], seed: int
+    center: Tensor, reach: float, pose: Tensor, K: Tensor, masks: list[np.ndarray], seed: int, count: int
 ) -> Float[Tensor, "m 3"]:
     generator = torch.Generator().manual_seed(seed)
-    points = center + reach * (2 * torch.rand(POINTS, 3, generator=generator, dtype=torch.float64) - 1)
-    inside = torch.zeros(POINTS)
+    points = center + reach * (2 * torch.rand(count, 3, generator=generator, dtype=torch.float64) - 1)
+    inside = torch.zeros(count)
     chosen = torch.linspace(0, len(masks) - 1, min(60, len(masks))).round().long().unique().tolist()
     for i in chosen:
         in_cam = points @ pose[i, :3, :3].T + pose[i, :3, 3]

@@ -34,13 +34,13 @@ def window_intrinsics(pictures: Pictures, K: Float[Tensor, "n 3 3"], size: tuple
 
 
 @torch.no_grad()
-def shares(views: list[tuple[Float[Tensor, "n 1 s s"], Cameras]]) -> Float[Tensor, "g g g"]:
+def shares(views: list[tuple[Float[Tensor, "n 1 s s"], Cameras]], grid: int = GRID) -> Float[Tensor, "g g g"]:
     """In what share of all masks of all clips each cell lies, by their cameras. Indexed z, y, x."""
-    line = torch.linspace(-REACH, REACH, GRID)
+    line = torch.linspace(-REACH, REACH, grid)
     z, y, x = torch.meshgrid(line, line, line, indexing="ij")
     points = torch.stack([x, y, z], -1).reshape(-1, 3)
     inside = torch.cat([_inside(masks, cameras, points) for masks, cameras in views])
-    return inside.float().mean(0).reshape(GRID, GRID, GRID)
+    return inside.float().mean(0).reshape(grid, grid, grid)
 
 
 def _inside(masks: Float[Tensor, "n 1 s s"], cameras: Cameras, points: Float[Tensor, "p 3"]) -> Bool[Tensor, "n p"]:
@@ -50,32 +50,33 @@ def _inside(masks: Float[Tensor, "n 1 s s"], cameras: Cameras, points: Float[Ten
 
 
 @torch.no_grad()
-def silhouettes(share: Float[Tensor, "g g g"], cameras: Cameras) -> Float[Tensor, "n a a"]:
-    """The largest share along each ray, in square pictures of SIDE pixels: above a level, that level's hull."""
-    step = cameras.size[0] / SIDE
-    at = (torch.arange(SIDE) + 0.5) * step
+def silhouettes(share: Float[Tensor, "g g g"], cameras: Cameras, side: int = SIDE) -> Float[Tensor, "n a a"]:
+    """The largest share along each ray, in square pictures of `side` pixels: above a level, that level's hull."""
+    step = cameras.size[0] / side
+    at = (torch.arange(side) + 0.5) * step
     y, x = torch.meshgrid(at, at, indexing="ij")
     pixel = torch.stack([x, y, torch.ones_like(x)], -1).reshape(-1, 3)
     drawn = []
     for K, pose in zip(cameras.K, cameras.cam_from_world, strict=True):
         middle = float(pose[2, 3])  # how far the root's origin lies ahead
-        depth = middle + torch.linspace(-1, 1, SAMPLES) * 3**0.5 * REACH
+        depth = middle + torch.linspace(-1, 1, round(SAMPLES / SIDE * side)) * 3**0.5 * REACH
         in_camera = (pixel @ torch.linalg.inv(K).T)[:, None] * depth.clamp_min(1e-3)[:, None]
         world = rigid_inverse(pose)
         points = (in_camera @ world[:3, :3].T + world[:3, 3]) / REACH
         values = F.grid_sample(share[None, None], points[None, None], align_corners=True)[0, 0, 0]
-        drawn.append((values * (depth > 0)).amax(1).reshape(SIDE, SIDE))
+        drawn.append((values * (depth > 0)).amax(1).reshape(side, side))
     return torch.stack(drawn)
 
 
 def fitting(
-    views: list[tuple[Float[Tensor, "n 1 s s"], Cameras]],
+    views: list[tuple[Float[Tensor, "n 1 s s"], Cameras]], side: int = SIDE
 ) -> list[tuple[Float[Tensor, "n a a"], float]]:
     """For each clip, masks (windows) and cameras in the root frame: the hull's masks (0 or 1) and their mean IoU with
-    the filmed ones. Of the hulls of several levels the one that fits all clips best is taken."""
-    share = shares(views)
-    drawn = [silhouettes(share, cameras) for _, cameras in views]
-    filmed = [F.interpolate(masks, (SIDE, SIDE), mode="area")[:, 0] > 0.5 for masks, _ in views]
+    the filmed ones. Of the hulls of several levels the one that fits all clips best is taken. `side`: cells of the hull
+    and pixels of the outlines along a side."""
+    share = shares(views, side)
+    drawn = [silhouettes(share, cameras, side) for _, cameras in views]
+    filmed = [F.interpolate(masks, (side, side), mode="area")[:, 0] > 0.5 for masks, _ in views]
 
     def agreement(level: float) -> list[float]:
         pairs = [(d >= level, f) for d, f in zip(drawn, filmed, strict=True)]
@@ -86,10 +87,14 @@ def fitting(
 
 
 def blocks(
-    windows: Mapping[str, Pictures], clips: Mapping[str, ClipAlignment], sizes: Mapping[str, tuple[int, int]]
+    windows: Mapping[str, Pictures],
+    clips: Mapping[str, ClipAlignment],
+    sizes: Mapping[str, tuple[int, int]],
+    doubt: str,
 ) -> list[Block]:
     """For the check picture: some frames of each clip with cameras, and over them the outline of the hull that these
-    cameras carve. Cameras that do not fit cut away what the frames show. `sizes`: of the filmed frames, (w, h)."""
+    cameras carve. Cameras that do not fit cut away what the frames show. `sizes`: of the filmed frames, (w, h);
+    `doubt`: why the cameras of these clips may be wrong."""
     views = []
     for name, pictures in windows.items():
         K = window_intrinsics(pictures, clips[name].K[pictures.frame], sizes[name])
@@ -98,11 +103,9 @@ def blocks(
     found = []
     for (name, pictures), (drawn, shared) in zip(windows.items(), fitting(views), strict=True):
         frames = pictures.picture[:, :3].permute(0, 2, 3, 1)
-        fits = shared >= FITS
-        said = (
-            "the shape that all outlines share (pink) fits" if fits else "NO SHAPE FITS the outlines, the best (pink)"
-        )
-        text = f"{name}: cameras given; {said} to {100 * shared:.0f} %"
-        rows = [frames, outlined(frames, drawn)]
-        found.append(Block(name, text, GREY if fits else DOUBT, rows, clips[name].cam_from_root))
+        text = f"{name}: cameras given; the shape that all outlines share (pink) fits to {100 * shared:.0f} %"
+        bar = GREY
+        if doubt:
+            text, bar = f"{text}. UNCERTAIN: {doubt}", DOUBT
+        found.append(Block(name, text, bar, [frames, outlined(frames, drawn)], clips[name].cam_from_root))
     return found

@@ -49,6 +49,7 @@ def save_alignment(alignment: Alignment, folder: Path) -> None:
         "reference": alignment.reference,
         "given": alignment.given,
         "left_out": dict(alignment.left_out),
+        "doubt": alignment.doubt,
     }
     _write(folder, arrays, facts, alignment.world_from_input)
 
@@ -59,7 +60,7 @@ def load_alignment(folder: Path) -> Alignment:
     for i, (name, rest) in enumerate(facts["clips"].items()):
         parts: dict[str, Any] = {**rest, **{key: arrays[f"{i}/{key}"] for key in _ALIGNED}}
         clips[name] = ClipAlignment(**parts)
-    return Alignment(clips, facts["reference"], world, facts["given"], facts["left_out"])
+    return Alignment(clips, facts["reference"], world, facts["given"], facts["left_out"], facts["doubt"])
 
 
 _TRACKED = ("cam_from_root", "K", "confidence")

@@ -21,7 +21,7 @@ from fourdgen.data.capture import Capture, stack
 from fourdgen.data.intake import clips_with_cameras
 from fourdgen.data.records import Alignment, ClipAlignment
 from fourdgen.data.sources import clip_names
-from fourdgen.poses import check, given, hull_check, kept, store, tracks
+from fourdgen.poses import check, given, hull_check, kept, readings, store, tracks
 from fourdgen.poses.accept import doubted
 from fourdgen.poses.candidates import SearchSettings
 from fourdgen.poses.hypotheses import azimuths
@@ -184,11 +184,12 @@ def _given(ctx: Context, config: AlignConfig, capture: Capture, names: list[str]
             placed, clip.cameras.K.float(), sure, torch.ones(3), torch.zeros(3), given=True
         )
     reference = config.reference or names[0]
+    doubt = _given_doubt(ctx, capture, names)
     clips = _toned(ctx, config, capture, clips, reference)
-    check.draw(_given_blocks(capture, clips), ctx.folder / "check.png")
+    check.draw(_given_blocks(capture, clips, doubt), ctx.folder / "check.png")
     ctx.report.emit("note", text=f"cameras given; the subject's radius is {radius:.3g} in their units")
     clips = synchronised(capture, clips, reference, config.sync, ctx.report)
-    return Alignment(clips, reference, world, given=True)
+    return Alignment(clips, reference, world, given=True, doubt=doubt)
 
 
 def _toned(
@@ -218,10 +219,26 @@ def _toned(
     return out
 
 
-def _given_blocks(capture: Capture, clips: dict[str, ClipAlignment]) -> list[check.Block]:
+def _given_doubt(ctx: Context, capture: Capture, names: list[str]) -> str:
+    """Why the given cameras may be wrong; aloud."""
+    filmed = {}
+    for name in names:
+        clip = capture.clip(name)
+        assert clip.cameras is not None
+        few = spread(len(clip), max(readings.LEAST, readings.FRAMES // len(names)))
+        windows = windows_of(capture, name, few, readings.WINDOW)
+        K = hull_check.window_intrinsics(windows, clip.cameras.K[windows.frame].float(), clip.size)
+        filmed[name] = readings.Filmed(windows.picture[:, 3:], windows.frame, clip.cameras.cam_from_world.float(), K)
+    doubt = readings.doubt_of(filmed, ctx.seed)
+    if doubt:
+        ctx.report.warn(doubt)
+    return doubt
+
+
+def _given_blocks(capture: Capture, clips: dict[str, ClipAlignment], doubt: str) -> list[check.Block]:
     """Frames of the clips with cameras, and whether these fit them."""
     windows = {name: windows_of(capture, name, spread(len(capture.clip(name)), check.COLUMNS), 96) for name in clips}
-    return hull_check.blocks(windows, clips, {name: capture.clip(name).size for name in clips})
+    return hull_check.blocks(windows, clips, {name: capture.clip(name).size for name in clips}, doubt)
 
 
 # ---- cameras searched
@@ -283,7 +300,7 @@ def joined(
 ) -> Alignment:  # fmt: skip
     """All clips in the root frame of the reference; with `known` (clips whose cameras were given) in theirs."""
     given_clips = {} if known is None else dict(known.clips)
-    blocks = [] if known is None else _given_blocks(capture, given_clips)
+    blocks = [] if known is None else _given_blocks(capture, given_clips, known.doubt)
     found = join_clips(capture, solutions, config.reference, _settings(ctx, config), ctx.report, known)
     check.draw(blocks + found.blocks, ctx.folder / "check.png")
     clips = synchronised(capture, given_clips | found.clips, found.reference, config.sync, ctx.report)
@@ -293,7 +310,8 @@ def joined(
         if clip.name in clips
     }
     world = None if known is None else known.world_from_input
-    return Alignment(ordered, found.reference, world, given=False, left_out=found.left_out)
+    doubt = "" if known is None else known.doubt
+    return Alignment(ordered, found.reference, world, given=False, left_out=found.left_out, doubt=doubt)
 
 
 def facts(job: Job, config: AlignConfig, device: str) -> tuple[str, ...]:

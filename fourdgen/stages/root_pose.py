@@ -49,7 +49,8 @@ class RootPoseConfig:
 def run(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: Alignment) -> RootTrack:
     if alignment.given:
         clips = {name: ClipTrack(a.cam_from_root, a.K, a.confidence, given=True) for name, a in alignment.clips.items()}
-        return _said(ctx, alignment, RootTrack(clips, alignment.world_from_input, given=True))
+        track = RootTrack(clips, alignment.world_from_input, True, not alignment.doubt, alignment.doubt)
+        return _said(ctx, alignment, track)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # pictures this small gain nothing, and sums must not depend on the machine
     try:
@@ -134,7 +135,7 @@ def _refined(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: 
     ]
     blocks += [check.Block(name, f"{name}: LEFT OUT: {why}", check.OUT, []) for name, why in alignment.left_out.items()]
     check.draw(blocks, ctx.folder / "check.png")
-    reason = "; ".join(f"{name}: {text}" for name, text in said.items() if text)
+    reason = "; ".join(filter(None, [alignment.doubt, *(f"{name}: {text}" for name, text in said.items() if text)]))
     if reason:
         ctx.report.warn(
             f"the cameras are uncertain{', and options in brackets may help' * ('(--' in reason)}: {reason}"
@@ -196,6 +197,6 @@ def facts(job: Job, config: RootPoseConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=8, run=run,
+    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=9, run=run,
     save=store.save_track, load=store.load_track, facts=facts,
 )  # fmt: skip

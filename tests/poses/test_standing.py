@@ -42,6 +42,10 @@ def test_doubts_name_the_reason() -> None:
     assert said({"a": 90}, reason="a: sides look alike (--sweep)") == "uncertain: a: sides look alike (--sweep)"
 
 
+def test_given_cameras_that_do_not_fit_are_not_plainly_given() -> None:
+    assert said({"a": 90}, given="a", reason="they fit backwards (--cameras)").startswith("given; uncertain: they fit")
+
+
 def test_a_still_clip_is_said_with_what_to_do() -> None:
     words = said({"a": 90, "b": 0})
     assert words.startswith("confident; b is still")

@@ -13,7 +13,7 @@ import torch
 from fourdgen.data.cameras_io import CameraEntry, write_transforms_json
 from fourdgen.data.capture import Capture, Clip, save_capture, write_picture
 from fourdgen.data.records import Alignment, ClipAlignment, RootTrack
-from fourdgen.geometry.camera import Cameras
+from fourdgen.geometry.camera import Cameras, look_at, orbit_eyes
 from fourdgen.geometry.transforms import Sim3, rotation_angle_degrees, so3_exp
 from fourdgen.poses import side_by_side, tracks
 from fourdgen.poses.accept import global_turn, outlines_doubt
@@ -96,6 +96,26 @@ def test_given_cameras_pass_through_and_map_back(tmp_path: Path) -> None:
     align.STAGE.run(context, align.AlignConfig(turn="cw", fov=40), capture)
     heard = context.report.warnings  # type: ignore[attr-defined]
     assert len(heard) == 1 and "--fov and --turn change nothing" in heard[0]
+
+
+def test_given_cameras_that_do_not_fit_are_said_at_the_end(tmp_path: Path) -> None:
+    share = torch.linspace(0, 1, 9)
+    rising = look_at(orbit_eyes(230 * share**1.5, 70 * share - 10, 4.0))
+    cameras = Cameras(rising, orbit(share).K, (96, 96))
+    users = Cameras(cameras.cam_from_world.flip(0), cameras.K, cameras.size)
+    capture = _capture(tmp_path, [replace(_clip(tmp_path, "a", cameras), cameras=users)])
+    context = _context(tmp_path, "align")
+    aligned = align.STAGE.run(context, align.AlignConfig(side=32), capture)
+    (warning,) = context.report.warnings  # type: ignore[attr-defined]
+    assert "in reversed order (--cameras" in warning
+    align.STAGE.save(aligned, context.folder)
+    context = _context(tmp_path, "root")
+    loaded = align.STAGE.load(tmp_path / "align")
+    track = root_pose.STAGE.run(context, root_pose.RootPoseConfig(), capture, loaded)
+    said = [fields["text"] for event, fields in context.report.events if event == "fact"]  # type: ignore[attr-defined]
+    assert said == [f"given; uncertain: {warning}"]
+    assert (track.given, track.certain) == (True, False)
+    assert torch.equal(track.clips["a"].cam_from_root, aligned.clips["a"].cam_from_root)  # obeyed all the same
 
 
 @pytest.mark.parametrize("light", [1.0, 0.6])
