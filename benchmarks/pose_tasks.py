@@ -258,6 +258,8 @@ def whole(task: dict[str, Any]) -> dict[str, Any]:
     true = {name: _rotations(truth[name]) for name in scene.clips}
     found = {name: clip.cameras.cam_from_world[:, :3, :3] for name, clip in scene.clips.items()}
     body = {name: against_body(scene, name, Path(task["scene"]), truth) for name in scene.clips}
+    errors = rotation_errors(torch.cat([*found.values()]), torch.cat([*true.values()]))
+    together = errors.split([len(path) for path in found.values()])  # clip by clip, after the one rotation for all
     kept = ("psnr", "strict_psnr", "instant_psnr", "instant_turn", "ssim", "lpips", "iou", "focal_error", "track")
     return {
         **{key: figures[key] for key in kept},
@@ -267,6 +269,7 @@ def whole(task: dict[str, Any]) -> dict[str, Any]:
         },
         "ingest_seconds": _made_by(Path(task["capture"])).get("seconds", 0.0), "train_seconds": spent,
         "joint": _figures(torch.cat([*found.values()]), torch.cat([*true.values()])),
+        "joint_medians": {name: float(part.median()) for name, part in zip(found, together, strict=True)},
         "alone": {name: _figures(found[name], true[name]) for name in found},
         "joint_body": _figures(torch.cat([*body.values()]), torch.cat([*true.values()])),
         "alone_body": {name: _figures(body[name], true[name]) for name in body},

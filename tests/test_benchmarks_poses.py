@@ -237,7 +237,7 @@ def test_goals_are_shares_of_what_was_run(table: ModuleType) -> None:
     assert found["1 re-timed clips: the same"] == (0.0, "MISSED")  # near, and mirrored
     assert found["2 trained clips: median at mos"] == (0.5, "MISSED")
     assert found["2 trained pairs: median at mos"] == (1.0, "reached")
-    assert found["2 trained pairs without a fram"] == (1.0, "reached")
+    assert found["2 trained pairs: no clip flipp"] == (1.0, "reached")
     assert found["2 trained clips: focal length "] == (1.0, "reached")
     assert found["2 within 3 %"] == (0.5, "beside")
     assert found["5 registered PSNR below that o"] == (2.5, "MISSED")
@@ -254,10 +254,12 @@ def test_goals_are_shares_of_what_was_run(table: ModuleType) -> None:
 def test_goals_tell_what_is_missed(table: ModuleType) -> None:
     done = done_with()
     done["whole"][0]["joint"] = figures(1.9, worst=170.0)
+    assert table.is_flipped({**done["whole"][0], "joint_medians": {"a": 2.0, "b": 170.0}})
+    assert not table.is_flipped({**done["whole"][0], "joint_medians": {"a": 2.0, "b": 20.0}})  # but for some frames
     done["whole"][0].pop("focal")  # an older record: the pair's stand in
     done["whole"][0]["train_seconds"] = 160.0
     found = states(table, done, {"fox"})
-    assert found["2 trained pairs without a fram"] == (0.0, "MISSED")
+    assert found["2 trained pairs: no clip flipp"] == (0.0, "MISSED")
     assert found["2 trained clips: focal length "] == (0.0, "MISSED")
     assert found["7 `fast` in all: 240 CPU-secon"] == (0.0, "MISSED")
     nothing: dict = {"search": [], "pair": [], "whole": [], "known": []}
