@@ -22,7 +22,7 @@ RATES = tuple(2.0 ** (k / 16) for k in range(-16, 17))  # half to twice as fast,
 LEAST_OVERLAP = 0.6  # of the shorter clip must lie within the other
 # Costs measured under true cameras. Of two views of one motion (person): 0.07 to 0.11 with 24 pairs of frames or more,
 # 0.09 to 0.19 with 8 to 16. Of two motions (seven pairs of clips, whole, cut short, and lasting 6 to 24 s) the best
-# line leaves 0.27 with 6 to 23 pairs, 0.38 with more (benchmarks/sync.py --apart); 0.10 where 3 to 5 are enough.
+# line leaves 0.27 with 6 to 23 pairs, 0.47 with more (benchmarks/sync.py --apart); 0.10 where 3 to 5 are enough.
 LEAST_PAIRS = 6  # of frames on a line: fewer agree by chance
 MANY_PAIRS = 24
 EVIDENT, EVIDENT_FEW = 0.3, 0.2  # a map of a greater cost is made up; the second with fewer than MANY_PAIRS
