@@ -238,9 +238,7 @@ def test_poses_of_a_turning_clip_with_an_empty_frame(tmp_path: Path) -> None:
     doubted = replace(aligned.clips["a"], accepted=False, reason=f"{outlines_doubt(0.5)}; its legs are lost")
     track = root_pose.STAGE.run(context, small, capture, replace(aligned, clips={"a": doubted}))
     assert (track.certain, track.reason) == (False, "a: its legs are lost")
-    assert context.report.warnings == [
-        "the cameras are uncertain, and options in brackets may help: a: its legs are lost"
-    ]  # type: ignore[attr-defined]
+    assert context.report.warnings == ["the cameras are uncertain: a: its legs are lost"]  # type: ignore[attr-defined]
     root_pose.STAGE.save(track, context.folder)
     _same(root_pose.STAGE.load(context.folder), track)
     found, truth = track.clips["a"].cam_from_root[:, :3, :3], cameras.cam_from_world[:, :3, :3]
