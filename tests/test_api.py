@@ -14,13 +14,13 @@ import torch
 
 import fourdgen
 from fourdgen import api, planning
-from fourdgen.cli.making import reconstruct
 from fourdgen.geometry.transforms import Sim3
 from fourdgen.playback.channels import Look, layer, with_alpha
 from fourdgen.playback.shots import Shot
 from fourdgen.render import pick
 from fourdgen.report import FourdgenError
 from fourdgen.scene import files
+from fourdgen.verbs.making import reconstruct
 from tests.toy import FRAMES, toy_scene, write_truth
 
 DEMO = Path(__file__).parents[1] / "assets" / "demo" / "a.mp4"
@@ -202,7 +202,7 @@ def test_reconstruct_and_evaluate(tmp_path: Path) -> None:
 
 def test_a_value_for_each_clip_in_every_way_to_say_it(tmp_path: Path) -> None:
     """On the command line once or again for each clip, in a recipe, and from Python."""
-    from fourdgen.cli.making import _joined
+    from fourdgen.verbs.making import _joined
 
     demo = [DEMO, DEMO.with_name("b.mp4")]
     (tmp_path / "mine.toml").write_text(

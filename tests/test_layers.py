@@ -42,11 +42,12 @@ FLOORS = {
     "fourdgen.playback": 9,
     "fourdgen.evaluate": 9,
     "fourdgen.view": 9,
-    "fourdgen.cli": 10,
+    "fourdgen.verbs": 10,
+    "fourdgen.cli": 11,
 }
 APART = {6: ("fourdgen.fit", "fourdgen.priors"), 7: ("fourdgen.poses", "fourdgen.generate")}
 DOORS = {
-    "typer": {"fourdgen.cli"},
+    "typer": {"fourdgen.cli", "fourdgen.verbs"},
     "gsplat": {"fourdgen.render.cuda"},
     "av": {"fourdgen.data.video"},
     "rich": {"fourdgen.report"},

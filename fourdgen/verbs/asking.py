@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fourdgen.cli.options import Json, SceneFile
-from fourdgen.cli.speaking import speaking
+from fourdgen.verbs.options import Json, SceneFile
+from fourdgen.verbs.speaking import speaking
 
 
 def status(

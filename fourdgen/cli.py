@@ -13,10 +13,10 @@ from typing import Annotated
 
 import typer
 
-from fourdgen.cli.asking import doctor, info, status
-from fourdgen.cli.making import reconstruct, regenerate
-from fourdgen.cli.using import evaluate, export, render, view
 from fourdgen.report import ConsoleReporter
+from fourdgen.verbs.asking import doctor, info, status
+from fourdgen.verbs.making import reconstruct, regenerate
+from fourdgen.verbs.using import evaluate, export, render, view
 
 app = typer.Typer(
     name="fourdgen",
@@ -59,3 +59,7 @@ VERBS: dict[str, Callable[..., None]] = {
 }  # fmt: skip
 for name, verb in VERBS.items():
     app.command(name)(verb)
+
+
+if __name__ == "__main__":
+    main()

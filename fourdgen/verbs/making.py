@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from fourdgen.cli.options import Device, Json, SceneFile, Threads
-from fourdgen.cli.speaking import speaking
+from fourdgen.verbs.options import Device, Json, SceneFile, Threads
+from fourdgen.verbs.speaking import speaking
 
 
 def _joined(values: list[str] | None) -> str | None:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from fourdgen.cli.options import Device, Json, SceneFile, Threads
-from fourdgen.cli.speaking import speaking
 from fourdgen.report import ConsoleReporter, FourdgenError
+from fourdgen.verbs.options import Device, Json, SceneFile, Threads
+from fourdgen.verbs.speaking import speaking
 
 
 def render(
