@@ -25,17 +25,17 @@ def standing(alignment: Alignment, track: RootTrack) -> str:
     several = len(alignment.clips) + len(alignment.left_out) > 1
     for name in found:
         if track.clips[name].still:
-            equal = EQUAL in alignment.clips[name].reason
-            parts.append(for_clip(still(name, equal), name) if several else still(name, equal))
+            parts.append(still(name, several, EQUAL in alignment.clips[name].reason))
     parts += [left_out(name, reason) for name, reason in alignment.left_out.items()]
     return "; ".join(parts)
 
 
-def still(name: str, equal: bool = False) -> str:
-    """What is said of a clip whose view was found not to turn. `equal`: all its frames show the same, so that nothing
-    could help."""
+def still(name: str, several: bool, equal: bool) -> str:
+    """What is said of a clip whose view was found not to turn. `several`: there are other clips; `equal`: all its
+    frames show the same, so that nothing could help."""
+    advice = "(--turn cw or ccw if it does turn)"
     said = f"{name} is still, so one side of the subject was filmed"
-    return said if equal else f"{said} (--turn cw or ccw if it does turn)"
+    return said if equal else f"{said} {for_clip(advice, name) if several else advice}"
 
 
 def left_out(name: str, reason: str) -> str:

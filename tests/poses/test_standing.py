@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
 import torch
 
+import fourdgen
+from fourdgen.config import by_clip
 from fourdgen.data.records import Alignment, ClipAlignment, ClipTrack, RootTrack
 from fourdgen.geometry.camera import look_at, orbit_eyes
 from fourdgen.poses.advice import for_clip
@@ -65,7 +73,38 @@ def test_advice_for_one_of_several_clips_names_it() -> None:
         ("only (--fov, --masks); --turn none is obeyed", "only (--fov b=DEGREES, --masks); --turn none is obeyed"),
     ):
         assert for_clip(text, "b") == named
-    assert for_clip("(--turn cw)", "my clip") == "(--turn 'my clip=cw')"
+
+
+@pytest.mark.parametrize(
+    "name", ["my clip", "cw", "ccw none", "it's cw (1)", "$(b) & a,b --turn cw", "b (--turn cw)", r"\1 b"]
+)
+def test_advice_takes_every_name_as_it_is(name: str) -> None:
+    """In the sentence as it is, in the option as one word of a shell that means this clip."""
+    sentence = f"confident; {name} is still, so one side of the subject was filmed ("
+    words = said({"a": 90, name: 0})
+    assert words.startswith(sentence)
+    asked = [f"{name}=cw", "or", f"{name}=ccw", "if", "it", "does", "turn)"]
+    assert shlex.split(words.removeprefix(sentence)) == ["--turn", *asked]
+    assert by_clip(asked[0]) == {name: "cw"}
+    assert shlex.split(for_clip("(--turn, --sweep)", name))[:4] == ["(--turn", *asked[:2], f"{name}=ccw,"]
+
+
+def test_every_advice_of_the_package_can_be_given_for_one_clip() -> None:
+    """No sentence has an option for one clip in brackets in a form that gets no name."""
+    package = Path(fourdgen.__file__).parent
+    files = [path for room in ("poses", "stages") for path in sorted((package / room).glob("*.py"))]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    texts += [
+        "".join(part.value if isinstance(part, ast.Constant) else "cw" for part in node.values)
+        for node in nodes
+        if isinstance(node, ast.JoinedStr)
+    ]
+    advice = [found for text in texts for found in re.findall(r"\(--[^()]*\)", for_clip(text, "b"))]
+    options = [option for text in advice for option in re.findall(r"--(?:turn|sweep|fov)\b.*?(?=, --|$)", text)]
+    assert len(options) > 5
+    for option in options:
+        assert re.fullmatch(r"--\w+ b=(cw|ccw|none|DEGREES)((, | or )b=(cw|ccw|none))*( if .*)?\)?", option), option
 
 
 def test_equal_frames_get_no_advice_that_cannot_help() -> None:
