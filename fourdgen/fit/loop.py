@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fourdgen.data.capture import Capture
 from fourdgen.data.records import ClipTrack, FrameSet
-from fourdgen.fit import losses, sampler
+from fourdgen.fit import gestures, losses, sampler
 from fourdgen.fit.density import Growth
 from fourdgen.fit.hull import carve, shell, spread_bones
 from fourdgen.fit.model import Model, PoseCorrections, Rates
@@ -61,6 +61,7 @@ class TrainConfig:
     pose_prior: float = 0.01  # weight of the size of root-pose corrections at the start, falling to a tenth
     take_up: float = 0.62  # progress at which a round of regeneration goes on from the asset; 0: training starts anew
     rebuild_at: tuple[float, ...] = (0.10, 0.17, 0.24)  # progress at which shape and bones are rebuilt
+    search_at: float = 0.6  # progress at which limbs are turned by search in frames that do not fit; 0: never
     tree: bool = True  # whether rebuilt bones hang together in a kinematic tree
     smoothness: float = 7.5  # weight of the acceleration of bones, radians and root units per (1/24 s)^2
     densify_every: int = 150  # steps between births
@@ -95,8 +96,17 @@ def first_step(config: TrainConfig, begin: float) -> int:
 
 def rebuild_due(config: TrainConfig, step: int) -> bool:
     """Whether shape and bones are rebuilt before this step: the first at which a share of `rebuild_at` is reached."""
+    return config.motion and _reached(config, step, config.rebuild_at)
+
+
+def search_due(config: TrainConfig, step: int) -> bool:
+    """Whether missed movements are searched for before this step: the first at which `search_at` is reached."""
+    return config.motion and _reached(config, step, (config.search_at,))
+
+
+def _reached(config: TrainConfig, step: int, shares: tuple[float, ...]) -> bool:
     before, now = plan(config, step - 1)[1], plan(config, step)[1]
-    return config.motion and step > 0 and any(before < share <= now for share in config.rebuild_at)
+    return step > 0 and any(before < share <= now for share in shares)
 
 
 def normal_weight(config: TrainConfig, progress: float) -> float:
@@ -175,6 +185,9 @@ def train(
         if rebuild_due(config, progress.step) and not hold_motion:
             model = rebuild(model, observe(model, finest, tracks, frames), config.tree, generator)
             growth.reset(len(model))
+        if search_due(config, progress.step) and initial is None:
+            coarse = Views(capture, tracks, config.levels[0])
+            gestures.find(model, coarse, tracks, frames, rasterizer, generator, report)
         model.set_rates(rate_factor(done, config.motion))
         row, progress.order = _next(progress.order, frames, filmed if done >= SETTLE else None, generator)
 

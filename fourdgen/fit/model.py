@@ -153,9 +153,10 @@ class Model:
         self.optimizer.param_groups = [group for group in groups if group["name"] not in ("motion", "bones")]
 
     def set_rates(self, factor: Callable[[str], float]) -> None:
-        """Each group's rate = its start times factor(name)."""
+        """Each group's rate = its start times factor(name); the motion has a pace of its own besides."""
         for group in self.optimizer.param_groups:
-            group["lr"] = group["base"] * factor(group["name"])
+            pace = float(self.motion.pace) if group["name"] == "motion" else 1.0
+            group["lr"] = group["base"] * factor(group["name"]) * pace
 
     @torch.no_grad()
     def reindex(self, index: Int[Tensor, "m"], edits: Mapping[str, Callable[[Tensor], Tensor]] | None = None) -> None:

@@ -51,13 +51,18 @@ def observe(model: Model, views: Views, tracks: Mapping[str, ClipTrack], frames:
     """Every second training frame, or fewer of a long capture, with pose and focal length as they are now."""
     rows = range(0, len(frames.index), max(2, -(-len(frames.index) // MOST_FRAMES)))
     keys = [(frames.names[int(frames.clip[row])], int(frames.index[row])) for row in rows]
-    seen = [views.view(*key) for key in keys]
-    poses = [tracks[clip].cam_from_root[index] for clip, index in keys]
-    for i, (clip, index) in enumerate(keys):
-        if model.corrections is not None and model.corrections.covers(clip):
-            seen[i] = replace(seen[i], K=model.corrections.intrinsics(clip, seen[i].K))
-            poses[i] = model.corrections.pose(clip, index)
+    seen, poses = zip(*(as_trained(model, views, tracks, *key) for key in keys), strict=True)
     return Observed(seen, torch.stack(poses), [clip for clip, _ in keys], frames.seconds[list(rows)])
+
+
+def as_trained(
+    model: Model, views: Views, tracks: Mapping[str, ClipTrack], clip: str, index: int
+) -> tuple[View, Float[Tensor, "4 4"]]:
+    """A frame and its pose, with the corrections that training has found so far."""
+    view, pose = views.view(clip, index), tracks[clip].cam_from_root[index]
+    if model.corrections is None or not model.corrections.covers(clip):
+        return view, pose
+    return replace(view, K=model.corrections.intrinsics(clip, view.K)), model.corrections.pose(clip, index)
 
 
 def rebuild(model: Model, observed: Observed, tree: bool, generator: torch.Generator) -> Model:

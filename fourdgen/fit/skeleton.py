@@ -59,6 +59,7 @@ def recut(old: BoneMotion, points: Float[Tensor, "n 3"], tree: bool, generator: 
     motion = BoneMotion(centers, 1.0, old.clips, generator=generator)
     motion.log_extents.data.copy_(extents.log())
     motion.hang(parents, joints)
+    motion.pace.copy_(old.pace)
     distil(motion, targets, generator)
     return motion
 

@@ -51,7 +51,8 @@ class BoneMotion(nn.Module):
 
     A point's skinning weights are softmax_b(-|(x - center_b) / extent_b|^2). At a time, bone b is turned about its
     centre by exp(w_b) and shifted by v_b, where (w, v) come from a two-layer perceptron of Fourier features of time and
-    a learned code per clip. Its last layer starts at zero, so that training starts at exactly "no motion".
+    a learned code per clip. Its last layer starts at zero, so that training starts at exactly "no motion". `pace`: the
+    share of the usual learning rate at which the perceptron trains.
 
     Bones may form a kinematic tree (`hang`): a bone with a parent turns about the joint between the two, hardly shifts,
     and is carried by its parent. A bone without one (`parents` is -1) turns about its own joint and shifts freely; at
@@ -59,6 +60,7 @@ class BoneMotion(nn.Module):
     """
 
     parents: Int[Tensor, "b"]
+    pace: Float[Tensor, ""]
 
     def __init__(
         self,
@@ -86,15 +88,8 @@ class BoneMotion(nn.Module):
             nn.Linear(width, width), nn.ReLU(),
             nn.Linear(width, len(centers) * 6),
         )  # fmt: skip
-        for layer in self.net:
-            if isinstance(layer, nn.Linear):  # torch's own start, drawn from our generator so that runs repeat exactly
-                bound = 1 / math.sqrt(layer.in_features)
-                for tensor in (layer.weight, layer.bias):
-                    tensor.data.copy_((torch.rand(tensor.shape, generator=generator) * 2 - 1) * bound)
-        last = self.net[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        self.register_buffer("pace", torch.ones(()))
+        self.forget(generator)
 
     def twists(self, clip: str, seconds: Float[Tensor, "s"]) -> Float[Tensor, "s b 6"]:
         """Rotation vectors (radians) and shifts (root units) of every bone at times of a clip."""
@@ -110,6 +105,18 @@ class BoneMotion(nn.Module):
         angles = tau[:, None] * self._frequencies[time.code_of]
         features = torch.cat([tau[:, None], angles.sin(), angles.cos()], 1)
         return nn.functional.pad(features, (0, self._features - features.shape[1])), self._codes.index(time.code_of)
+
+    def forget(self, generator: torch.Generator | None) -> None:
+        """Draws the perceptron afresh: nothing moves, and it can be taught another motion (`distil`)."""
+        for layer in self.net:
+            if isinstance(layer, nn.Linear):  # torch's own start, drawn from our generator so that runs repeat exactly
+                bound = 1 / math.sqrt(layer.in_features)
+                for tensor in (layer.weight, layer.bias):
+                    tensor.data.copy_((torch.rand(tensor.shape, generator=generator) * 2 - 1) * bound)
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
 
     def hang(self, parents: Int[Tensor, "b"], joints: Float[Tensor, "b 3"]) -> None:
         """Join the bones: `joints[b]` is where bone b hangs from bone `parents[b]` (-1: a free bone turns about it)."""

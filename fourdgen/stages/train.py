@@ -51,7 +51,7 @@ LIMITS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str, str], ...] = (
     (("choose_at",), lambda v: 0 < v < 1, "no place within the training", "use a share above 0 and below 1"),
     (("rebuild_at",), lambda v: 0 < v < 1, "no places within the training",
      "use shares above 0 and below 1; leave it empty to never rebuild"),
-    (("take_up",), lambda v: 0 <= v < 1, "no share of the training", "use 0 or more, below 1"),
+    (("take_up", "search_at"), lambda v: 0 <= v < 1, "no share of the training", "use 0 or more, below 1"),
     (("ssim",), lambda v: 0 <= v <= 1, "no share of the colour loss", "use 0 to 1"),
     (("mask", "normal", "normal_late", "rigidity", "needle", "pose_turning", "pose_travel", "pose_prior", "smoothness"),
      lambda v: v >= 0, "no weight", "use 0 or more; 0 switches it off"),
@@ -328,11 +328,11 @@ def facts(job: Job, config: TrainConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=9,
+    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=10,
     run=run, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip
 # A row of a round of regeneration: `train` and `regenerate` stand for the rows before it (fourdgen/planning.py).
 ROUND = Stage(
     name="retrain", needs=("ingest", "align", "root_pose", "sample", "train", "regenerate"), config=TrainConfig,
-    version=10, run=run_round, save=save, load=load, check=check, facts=facts,
+    version=11, run=run_round, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip

@@ -211,6 +211,7 @@ def test_ladders_of_different_length_are_refused() -> None:
         "steps=0,0,0", "steps=-5,20,10", "levels=0,0,0", "levels=-4,-4,-4", "ssim=2", "mask=-1",
         "smoothness=-1", "surfels_per_pixel=-1", "growth=-1,-1,-1", "needle_bound=0", "bones=5000", "bones=0",
         "max_surfels=-5", "max_surfels=5", "normal=-1", "rebuild_at=0.2,0.1", "rebuild_at=0,0.1", "take_up=1",
+        "search_at=1",
     ],
 )  # fmt: skip
 def test_settings_that_train_nothing_or_nonsense_are_refused_by_name(setting: str) -> None:
