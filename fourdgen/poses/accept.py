@@ -17,6 +17,7 @@ from fourdgen.poses.pictures import Pictures
 from fourdgen.poses.turn import Turn
 
 FLOW_AGREES, MARGIN, OVERLAP, RELOCATED = 0.8, 1.15, 0.80, 0.75
+STILL_MARGIN = 1.10  # of a still view over a turn against the flow: one that did turn had 1.14
 DISTINCT = 20.0  # degrees of median difference that make a rival another solution
 BANK_AZIMUTHS, BANK_ELEVATIONS = 36, (-15.0, 0.0, 15.0, 30.0, 45.0)
 NEAR = 25.0  # degrees within which a frame counts as found again
@@ -146,7 +147,7 @@ def judge_still(loss: float, rival_loss: float | None) -> Verdict:
     """A view found still, against the path that turns and fits best: one that fits much better, but against the flow,
     is no proof that the view turns, and enough for doubt."""
     margin = rival_loss / loss if rival_loss is not None else float("inf")
-    reason = "" if margin * MARGIN > 1 else "it may turn after all (--turn cw, ccw or none)"
+    reason = "" if margin * STILL_MARGIN > 1 else "it may turn after all (--turn cw, ccw or none)"
     return Verdict(not reason, reason, 1.0, margin, 1.0, 1.0)
 
 

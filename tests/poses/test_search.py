@@ -97,6 +97,7 @@ def test_a_short_search_on_few_frames_is_never_confident() -> None:
 def test_a_still_view_is_doubted_where_a_turn_explains_far_more() -> None:
     doubted = judge_still(loss=0.1, rival_loss=0.08)
     assert not doubted.accepted and "--turn" in doubted.reason and doubted.margin == pytest.approx(0.8)
+    assert not judge_still(loss=0.1, rival_loss=0.088).accepted
     assert judge_still(loss=0.1, rival_loss=0.095).accepted
     assert judge_still(loss=0.1, rival_loss=None).accepted  # nothing else was tried
 
