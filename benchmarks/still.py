@@ -4,6 +4,8 @@
 
 Each view's pictures are searched like a clip whose cameras are unknown. Printed: still or by how many degrees the view
 is said to swing, and whether that is called certain. A still view that is called turning, certainly, is the mistake.
+What is decided by stands beside it: of the path that turns and fits best by how much it fits better than a still view,
+the share of the flow that turns with it, and its swing.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ import torch
 
 from fourdgen import native
 from fourdgen.geometry.transforms import rotation_angle_degrees
-from fourdgen.poses.candidates import SearchSettings
-from fourdgen.poses.search import solve_clip
+from fourdgen.poses.accept import flow_agreement
+from fourdgen.poses.candidates import Candidate, SearchSettings
+from fourdgen.poses.search import ClipSolution, solve_clip
+from fourdgen.poses.turn import turn_from_flow
 from fourdgen.report import table
 from fourdgen.stages.align import AlignConfig
 
@@ -35,6 +39,22 @@ def pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         rgb.append((straight * alpha + 255 * (1 - alpha)).round().astype(np.uint8))
         mask.append(bgra[..., 3])
     return np.stack(rgb), np.stack(mask)
+
+
+def swing(rotation: torch.Tensor) -> float:
+    """The largest angle from the first frame, degrees."""
+    return float(rotation_angle_degrees(rotation[:1], rotation).max())
+
+
+def told(found: ClipSolution, best: Candidate, rgb: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
+    """Gain, flow and swing of the path that turns and fits best, beside what was made of it."""
+    turn, path = turn_from_flow(rgb, mask, torch.arange(len(mask)).float()), best.fit.rotations().detach()
+    flow = flow_agreement(path, found.frames, turn)
+    return (
+        "still" if found.still else f"swings by {swing(found.rotation):.0f}",
+        "certain" if found.verdict.accepted else f"uncertain: {found.verdict.reason}",
+        f"{100 * (found.still_loss / best.loss - 1):.1f} %", f"{100 * flow:.0f} %", f"{swing(path):.0f}",
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -56,17 +76,16 @@ def main() -> None:
     rows = []
     for scene in scenes:
         for view in given.views.split(","):
-            begun = time.process_time()
-            found = solve_clip(*pictures(scene / "truth" / view), settings)
-            swing = float(rotation_angle_degrees(found.rotation[:1], found.rotation).max())
+            begun, rounds = time.process_time(), dict[str, list[Candidate]]()
+            shown = pictures(scene / "truth" / view)
+            found = solve_clip(*shown, settings, watch=rounds.__setitem__)
             rows.append((
-                str(scene.relative_to(bench)), view, "still" if found.still else f"swings by {swing:.0f}",
-                "certain" if found.verdict.accepted else f"uncertain: {found.verdict.reason}",
+                str(scene.relative_to(bench)), view, *told(found, rounds["refined"][0], *shown),
                 f"{time.process_time() - begun:.0f}",
             ))  # fmt: skip
             print(*rows[-1], sep="  ", flush=True)
     wrong = sum(row[2] != "still" and row[3] == "certain" for row in rows)
-    print("\n" + table(rows, ("scene", "view", "found", "verdict", "CPU-s")))
+    print("\n" + table(rows, ("scene", "view", "found", "verdict", "gain", "flow", "swing", "CPU-s")))
     print(f"\n{sum(row[2] == 'still' for row in rows)} of {len(rows)} still, {wrong} certainly turning")
 
 

@@ -18,6 +18,7 @@ from fourdgen.poses.turn import Turn
 
 FLOW_AGREES, MARGIN, OVERLAP, RELOCATED = 0.8, 1.15, 0.80, 0.75
 STILL_MARGIN = 1.10  # of a still view over a turn against the flow: one that did turn had 1.14
+SMALL_TURN = 35.0  # degrees; three of the bench's bodies turn by 22 to 27 as a whole before a camera that stands still
 DISTINCT = 20.0  # degrees of median difference that make a rival another solution
 BANK_AZIMUTHS, BANK_ELEVATIONS = 36, (-15.0, 0.0, 15.0, 30.0, 45.0)
 NEAR = 25.0  # degrees within which a frame counts as found again
@@ -143,9 +144,22 @@ def doubted(verdict: Verdict, reason: str) -> Verdict:
     return replace(verdict, accepted=False, reason="; ".join(filter(None, (verdict.reason, reason))))
 
 
+def widest(rotations: Float[Tensor, "n 3 3"]) -> float:
+    """The largest angle between two of the cameras, degrees."""
+    return max(float(rotation_angle_degrees(one, rotations).max()) for one in rotations)
+
+
+def small_turn_doubted(verdict: Verdict, rotations: Float[Tensor, "n 3 3"]) -> Verdict:
+    """The same, unless the view turns by so little that its body may do it instead, which pictures do not tell."""
+    turn = widest(rotations)
+    if turn >= SMALL_TURN:
+        return verdict
+    return doubted(verdict, f"what turns by {turn:.0f} degrees may be the subject before a still camera (--turn none)")
+
+
 def judge_still(loss: float, rival_loss: float | None) -> Verdict:
-    """A view found still, against the path that turns and fits best: one that fits much better, but against the flow,
-    is no proof that the view turns, and enough for doubt."""
+    """A view found still, against the path that fits best of those that turn by more than a little: one that fits much
+    better, but against the flow, is no proof that the view turns, and enough for doubt."""
     margin = rival_loss / loss if rival_loss is not None else float("inf")
     reason = "" if margin * STILL_MARGIN > 1 else "it may turn after all (--turn cw, ccw or none)"
     return Verdict(not reason, reason, 1.0, margin, 1.0, 1.0)

@@ -16,6 +16,7 @@ from fourdgen.geometry.transforms import nearest_rotation, rotation_angle_degree
 from fourdgen.poses.accept import (
     DISTINCT,
     MARGIN,
+    SMALL_TURN,
     Verdict,
     doubted,
     flow_agreement,
@@ -23,6 +24,8 @@ from fourdgen.poses.accept import (
     judge,
     judge_still,
     path_difference,
+    small_turn_doubted,
+    widest,
 )
 from fourdgen.poses.again import look_again
 from fourdgen.poses.candidates import BODY, NODES, WAVES, Candidate, SearchSettings, distinct, first_fit, steps_of
@@ -113,6 +116,8 @@ def solve_clip(
     watch("refined", finalists)
     if settings.sweep and not solution.still:
         solution = _sweep_doubted(solution, pictures, settings)
+    elif not (solution.still or _told(settings)):
+        solution = replace(solution, verdict=small_turn_doubted(solution.verdict, solution.rotation))
     step(100, 100)
     return replace(solution, verdict=proven(solution.verdict, settings.effort, len(pictures)))
 
@@ -374,7 +379,8 @@ def _solution(
     other = [c.loss for c in rivals if path_difference(rotation, c.fit.rotations().detach()) > DISTINCT]
     still = best.name == STILL
     if still:
-        verdict = judge_still(still_loss, min((c.loss for c in rivals), default=None))
+        turning = [c.loss for c in rivals if widest(c.fit.rotations().detach()) >= SMALL_TURN]
+        verdict = judge_still(still_loss, min(turning, default=None))
     else:
         verdict = judge(fit, pictures.frame, turn, min(other) if other else None)
     return ClipSolution(

@@ -12,7 +12,7 @@ import torch
 from fourdgen.geometry.camera import look_at, orbit_eyes
 from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
 from fourdgen.poses import search
-from fourdgen.poses.accept import Verdict, global_turn, judge, judge_still, path_difference
+from fourdgen.poses.accept import Verdict, global_turn, judge, judge_still, path_difference, small_turn_doubted
 from fourdgen.poses.candidates import Candidate, SearchSettings, first_fit
 from fourdgen.poses.compare import Fit, Nodes, Pace, facing, hats
 from fourdgen.poses.course import course_of
@@ -20,7 +20,7 @@ from fourdgen.poses.hypotheses import azimuths, orbit_starts, returning_starts, 
 from fourdgen.poses.level import tilt
 from fourdgen.poses.pictures import Pictures, cut
 from fourdgen.poses.register import Solved, register
-from fourdgen.poses.search import _chosen, mean_path, proven, solve_clip, with_body
+from fourdgen.poses.search import _chosen, _solution, mean_path, proven, solve_clip, with_body
 from fourdgen.poses.tracks import places_of
 from fourdgen.poses.turn import Turn, turn_from_flow
 from tests.poses.subject import film, orbit
@@ -102,6 +102,15 @@ def test_a_still_view_is_doubted_where_a_turn_explains_far_more() -> None:
     assert judge_still(loss=0.1, rival_loss=None).accepted  # nothing else was tried
 
 
+@pytest.mark.parametrize("course", [torch.linspace(0, 1, 12), torch.sin(torch.linspace(0, 6, 12)) / 2])
+def test_a_turn_is_doubted_that_a_body_may_have_made(course: Tensor) -> None:
+    """One way, or to and fro about the first frame: what counts is how far the outermost views lie apart."""
+    passed = Verdict(True, "", 1.0, 2.0, 0.9, 0.9)
+    small, large = (small_turn_doubted(passed, orbit(a * course).cam_from_world[:, :3, :3]) for a in (25.0, 60.0))
+    assert not small.accepted and "--turn none" in small.reason
+    assert large == passed
+
+
 def test_the_mean_of_paths_that_err_apart_is_nearer_the_truth() -> None:
     """Each in its own root frame, one to the left, one to the right; the mirrored path has no say."""
     truth = orbit(AZIMUTH).cam_from_world[:, :3, :3]
@@ -160,6 +169,18 @@ def test_a_view_with_a_given_sweep_or_sense_is_not_still(turning: tuple) -> None
     assert _chosen([found], still, pictures, turn, TINY).still
     for told in ({"sweep": 90.0}, {"turn": "cw"}):
         assert not _chosen([found], still, pictures, turn, replace(TINY, **told)).still  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("reach", "believed"), [(20.0, True), (80.0, False)])
+def test_a_still_view_is_doubted_for_a_turn_that_matters(reach: float, believed: bool) -> None:
+    """The rival fits better by a fifth either way: turning by 20 degrees it may be the body, by 80 it is the view."""
+    cameras = orbit(reach * torch.linspace(0, 1, 8))
+    rgb, mask = film(cameras)
+    pictures, turn = cut(rgb, mask, 32), turn_from_flow(rgb, mask)
+    path = cameras.cam_from_world[:, :3, :3]
+    found = Candidate("found", first_fit(pictures, path, TINY, None, 0, 3), 0.1)
+    still = Candidate("still", first_fit(pictures, path[:1].expand_as(path), TINY, None, 0, 3), 0.12)
+    assert _solution(still, pictures, turn, [found], still.loss).verdict.accepted is believed
 
 
 def test_two_frames_tell_nothing_of_a_turn(turning: tuple) -> None:  # type: ignore[type-arg]
