@@ -2,10 +2,10 @@
 
     python benchmarks/still.py --bench DIR [--scenes fox,varied/wolf] [--views val0,val1] [--seed 0] [--effort 1.0]
 
-Each view's pictures are searched like a clip whose cameras are unknown. Printed: still or by how many degrees the view
-is said to swing, and whether that is called certain. A still view that is called turning, certainly, is the mistake.
-What is decided by stands beside it: of the path that turns and fits best by how much it fits better than a still view,
-the share of the flow that turns with it, and its swing.
+Each view's pictures are searched like a clip whose cameras are unknown. Printed: still, or how far the outermost views
+of the found path lie apart, and whether that is called certain. A still view that is called turning, certainly, is the
+mistake. What is decided by stands beside it: of the path that turns and fits best by how much it fits better than a
+still view, the share of the flow that turns with it, and its swing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from fourdgen import native
-from fourdgen.geometry.transforms import rotation_angle_degrees
-from fourdgen.poses.accept import flow_agreement
+from fourdgen.poses.accept import flow_agreement, widest
 from fourdgen.poses.candidates import Candidate, SearchSettings
 from fourdgen.poses.search import ClipSolution, solve_clip
 from fourdgen.poses.turn import turn_from_flow
@@ -41,19 +40,14 @@ def pictures(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(rgb), np.stack(mask)
 
 
-def swing(rotation: torch.Tensor) -> float:
-    """The largest angle from the first frame, degrees."""
-    return float(rotation_angle_degrees(rotation[:1], rotation).max())
-
-
 def told(found: ClipSolution, best: Candidate, rgb: np.ndarray, mask: np.ndarray) -> tuple[str, ...]:
     """Gain, flow and swing of the path that turns and fits best, beside what was made of it."""
     turn, path = turn_from_flow(rgb, mask, torch.arange(len(mask)).float()), best.fit.rotations().detach()
     flow = flow_agreement(path, found.frames, turn)
     return (
-        "still" if found.still else f"swings by {swing(found.rotation):.0f}",
+        "still" if found.still else f"swings by {widest(found.rotation):.0f}",
         "certain" if found.verdict.accepted else f"uncertain: {found.verdict.reason}",
-        f"{100 * (found.still_loss / best.loss - 1):.1f} %", f"{100 * flow:.0f} %", f"{swing(path):.0f}",
+        f"{100 * (found.still_loss / best.loss - 1):.1f} %", f"{100 * flow:.0f} %", f"{widest(path):.0f}",
     )  # fmt: skip
 
 

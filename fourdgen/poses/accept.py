@@ -18,7 +18,7 @@ from fourdgen.poses.turn import Turn
 
 FLOW_AGREES, MARGIN, OVERLAP, RELOCATED = 0.8, 1.15, 0.80, 0.75
 STILL_MARGIN = 1.10  # of a still view over a turn against the flow: one that did turn had 1.14
-SMALL_TURN = 35.0  # degrees; three of the bench's bodies turn by 22 to 27 as a whole before a camera that stands still
+SMALL_TURN = 35.0  # degrees; before cameras that stood still four of the bench's 28 bodies made paths of 11 to 27
 DISTINCT = 20.0  # degrees of median difference that make a rival another solution
 BANK_AZIMUTHS, BANK_ELEVATIONS = 36, (-15.0, 0.0, 15.0, 30.0, 45.0)
 NEAR = 25.0  # degrees within which a frame counts as found again
