@@ -39,7 +39,7 @@ class Options(TypedDict, total=False):
     box: str | Sequence[float] | Mapping[str, Sequence[float]] | None  # x, y, w, h of the subject in the first frame
     frames: int | None
     size: int | None
-    fov: float | str | Mapping[str, float] | None  # of the longer side, degrees; given, it is kept
+    fov: float | str | Mapping[str, float] | None  # of the longer side, degrees; align and root_pose keep it
     turn: str | Mapping[str, str] | None  # cw, ccw, none
     sweep: float | str | Mapping[str, float] | None  # degrees
     reference: str | None

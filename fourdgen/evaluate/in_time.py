@@ -60,9 +60,9 @@ def interpolation(
 ) -> dict[str, float | None] | None:
     """Vidu4D's protocol (arXiv 2405.16822): every nth frame trains, the frame midway between two of them is scored.
 
-    Pictures are those of the input cameras; the asset is drawn by its own cameras, found or given,
-    in the clip's own colours. The poses of all
-    frames may have been found with all frames in sight: what is held out is the training of surfels and motion.
+    Pictures are those of the input cameras; the asset is drawn by its own cameras, found or given, in the clip's own
+    colours. The poses of all frames may have been found with all frames in sight: what is held out is the training of
+    surfels and motion.
     `nearest_psnr` is the training frame before, taken as the prediction. None unless the scene was trained so and the
     truth folder has pictures of the input frames with alpha.
     """

@@ -34,13 +34,13 @@ class Seeds:
     normals: Float[Tensor, "m 3"]
     colors: Float[Tensor, "m 3"]
     spacing: float
-    share: float  # of the masks that contain each of them
 
 
 def carve(
     views: Sequence[View], cam_from_root: Float[Tensor, "f 4 4"], extent: float, generator: torch.Generator
 ) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p 3"], float]:
-    """Random points of a cube of half side `extent` that lie inside nearly all masks, with their mean colours.
+    """Random points of a cube of half side `extent` that lie inside nearly all masks, their mean colours, and the share
+    of the masks that had to contain them.
 
     A moving subject has no exact hull, so the share of masks that must contain a point begins at 85 % and is lowered in
     steps of 5 % until enough points survive. A view in which a point falls outside the picture does not vote.
@@ -137,8 +137,10 @@ def _clearly_outside(pixels: Float[Tensor, "p 2"], view: View) -> Bool[Tensor, "
     return filmed & (beyond > OUTSIDE * max(width, height))
 
 
-def shell(points: Tensor, colors: Tensor, share: float, count: int, extent: float, generator: torch.Generator) -> Seeds:
-    """Draw `count` seeds from the outer half of the carved points.
+def shell(
+    points: Float[Tensor, "p 3"], colors: Float[Tensor, "p 3"], count: int, extent: float, generator: torch.Generator
+) -> Seeds:
+    """Draw `count` seeds from the outer half of the points that were carved from a cube of half side `extent`.
 
     The offset of a point from the mean of its 40 neighbours points outwards and is large near the surface.
     """
@@ -151,7 +153,7 @@ def shell(points: Tensor, colors: Tensor, share: float, count: int, extent: floa
     volume = (2 * extent) ** 3 * len(points) / CANDIDATES
     spacing = (volume / count) ** (1 / 3)
     places = points[chosen] + torch.randn(count, 3, generator=generator) * spacing * 0.1
-    return Seeds(places, F.normalize(offset[chosen] + 1e-6, dim=-1), colors[chosen], spacing, share)
+    return Seeds(places, F.normalize(offset[chosen] + 1e-6, dim=-1), colors[chosen], spacing)
 
 
 def facing_quats(normals: Float[Tensor, "m 3"]) -> Float[Tensor, "m 4"]:

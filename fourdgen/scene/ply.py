@@ -31,9 +31,8 @@ _AGAIN = "copy it again, or write it again"
 
 @dataclass(frozen=True)
 class Ply:
-    """A PLY file: comment lines, and per element a structured array in this machine's byte order."""
+    """A PLY file: per element a structured array [rows], in this machine's byte order."""
 
-    comments: tuple[str, ...]
     elements: Mapping[str, np.ndarray]
 
 
@@ -80,7 +79,7 @@ def read_ply(path: Path) -> Ply:
 
     Raises FourdgenError for a file that is absent, no PLY, cut off, or that says impossible things about itself.
     """
-    order, comments, declared, start, length = _look(path)
+    order, _, declared, start, length = _look(path)
     elements: dict[str, np.ndarray] = {}
     words = _Words(path, start)
     offset = start
@@ -98,7 +97,7 @@ def read_ply(path: Path) -> Ply:
             raw = np.fromfile(path, dtype=dtype, count=element.count, offset=offset)
             elements[element.name] = raw.astype(dtype.newbyteorder("="), copy=False)
             offset += size
-    return Ply(comments, elements)
+    return Ply(elements)
 
 
 def _dtype(element: _Element, order: str) -> np.dtype:

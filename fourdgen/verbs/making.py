@@ -79,10 +79,15 @@ def reconstruct(
         ),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(help="Use at most this many frames of a clip; 0: all.", show_default=False)
+        int | None,
+        typer.Option(help="Use at most this many frames of a clip; 0: all. [default: 400]", show_default=False),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Longer side of the frames in pixels, at most; 0: as filmed.", show_default=False)
+        int | None,
+        typer.Option(
+            help="Longer side of the frames in pixels, at most; 0: as filmed. [default: the recipe's]",
+            show_default=False,
+        ),
     ] = None,
     max_surfels: Annotated[
         int | None, typer.Option(help="At most this many surfels; 0: as many as it takes.", show_default=False)
@@ -143,7 +148,10 @@ def regenerate(
     ] = None,
     clip: Annotated[str | None, typer.Option(metavar="NAME", help="Whose motion. [default: the reference]")] = None,
     generator: Annotated[
-        str | None, typer.Option(metavar="fill|video|MODULE:CLASS", help="What makes the views. [default: fill]")
+        str | None,
+        typer.Option(
+            metavar="fill|video|MODULE:CLASS", help="What makes the views. [default: fill; video with --model]"
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="DIR|HUB", help="A video model, such as Wan VACE.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What the video model is told.")] = None,

@@ -26,7 +26,7 @@ def render(
     elevation: Annotated[float, typer.Option(help="Height of the camera in degrees.")] = 15.0,
     channel: Annotated[str, typer.Option(metavar="rgb|normal|depth|alpha|confidence", help="What to draw.")] = "rgb",
     background: Annotated[
-        str, typer.Option(metavar="COLOR", help="Name or #rrggbb. [default: white; clear in PNG]")
+        str, typer.Option(metavar="COLOR", help="Name or #rrggbb. [default: white; clear in PNG and WebP]")
     ] = "",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="A .mp4, .gif, .webp, or a folder (PNG).")

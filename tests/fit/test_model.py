@@ -23,7 +23,7 @@ def model(count: int = 40, corrections: bool = False) -> Model:
     g = torch.Generator().manual_seed(0)
     seeds = Seeds(
         torch.randn(count, 3, generator=g), torch.nn.functional.normalize(torch.randn(count, 3, generator=g), dim=-1),
-        torch.rand(count, 3, generator=g), 0.1, 0.9,
+        torch.rand(count, 3, generator=g), 0.1,
     )  # fmt: skip
     motion = BoneMotion(torch.randn(4, 3, generator=g), 0.4, {"a": ClipTime(SECONDS, "a")}, generator=g)
     return Model.from_seeds(seeds, motion, PoseCorrections({"a": track()}) if corrections else None, Rates(), 0.3)

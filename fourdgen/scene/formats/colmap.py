@@ -17,8 +17,10 @@ FILES = r"(cameras|images|points3D)\.txt"
 
 def write(folder: Path, scene: Scene4D) -> None:
     """One PINHOLE camera for each different one, an image for each frame (named as in cameras.json, or
-    CLIP/FRAME.png), and as points the
-    surfels at the first frame of the reference clip. Coordinates as in cameras.json."""
+    CLIP/FRAME.png), and as points the surfels at the first frame of the reference clip. Coordinates as in cameras.json.
+
+    Raises FourdgenError where the folder holds other files, or cannot be written.
+    """
     entries = entries_of(scene)
     numbers: dict[str, int] = {}
     images = ["# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME; an empty line of points follows each"]
