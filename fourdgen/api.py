@@ -39,7 +39,7 @@ class Options(TypedDict, total=False):
     box: str | Sequence[float] | Mapping[str, Sequence[float]] | None  # x, y, w, h of the subject in the first frame
     frames: int | None
     size: int | None
-    fov: float | str | Mapping[str, float] | None  # of the longer side, degrees; align and root_pose keep it
+    fov: float | str | Mapping[str, float] | None  # of the longer side, degrees; given, it is kept
     turn: str | Mapping[str, str] | None  # cw, ccw, none
     sweep: float | str | Mapping[str, float] | None  # degrees
     reference: str | None
@@ -57,7 +57,8 @@ def request(clips: AnyPath | Sequence[AnyPath], output: AnyPath, **options: Unpa
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     short = {SHORT[name]: value for name, value in given.items() if name in SHORT}
     if "fov" in given:
-        short["root_pose.focal"] = _held(_text(given["fov"]))  # whoever knows it does not want it moved
+        held = _held(_text(given["fov"]))  # whoever knows it does not want it moved
+        short |= {"root_pose.focal": held, "train.focal": held}
     extra = given.get("settings", ())
     texts = [f"{name}={_text(value)}" for name, value in extra.items()] if isinstance(extra, Mapping) else list(extra)
     again = {text.partition("=")[0].strip() for text in texts}
@@ -145,7 +146,7 @@ def _option(name: str) -> str:
 
 
 def _held(fov: str) -> str:
-    """root_pose.focal where --fov is this text."""
+    """Setting `focal` of root_pose and train where --fov is this text."""
     try:
         return ";".join(f"{name}=false" for name in by_clip(fov))
     except ValueError:

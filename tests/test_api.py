@@ -102,13 +102,14 @@ def test_options_become_settings() -> None:
     )  # fmt: skip
     assert set(request.settings) == {
         "ingest.box=1,2,3,4", "align.sync=false", "ingest.frames=0", "align.fov=40.0", "root_pose.focal=false",
-        "train.steps=6,4", "train.normals=true", "align.sweep=none",
+        "train.focal=false", "train.steps=6,4", "train.normals=true", "align.sweep=none",
     }  # fmt: skip
     assert (request.inputs, request.masks, request.cameras) == ((Path("a.mp4"),), Path("m"), None)
     assert api.request(["a", Path("b")], "s.ply", settings=["x.y=1"]).settings == ("x.y=1",)
     each = api.request("a.mp4", "s.ply", fov={"a": 40.0, "b": 50}, turn="a=cw,b=ccw", box={"a": (1, 2, 3, 4)})
     assert set(each.settings) == {
         "align.fov=a=40.0;b=50", "align.turn=a=cw,b=ccw", "ingest.box=a=1,2,3,4", "root_pose.focal=a=false;b=false",
+        "train.focal=a=false;b=false",
     }  # fmt: skip
     with pytest.raises(TypeError, match="no such option of reconstruct: sized"):
         api.request("a.mp4", "s.ply", sized=3)  # type: ignore[call-arg]

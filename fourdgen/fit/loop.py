@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fourdgen.config import of_clip
 from fourdgen.data.capture import Capture
 from fourdgen.data.records import ClipTrack, FrameSet
 from fourdgen.fit import gestures, losses, sampler
@@ -54,11 +55,10 @@ class TrainConfig:
     rigidity: float = 0.03  # weight of as-rigid-as-possible bones, while they do not hang together
     needle: float = 0.01  # weight of the aspect bound
     needle_bound: float = 6.0  # aspect ratio from which a surfel counts as a needle
-    pose_turning: float = (
-        5.0  # weight of the acceleration of refined cameras' turns, radians per squared mean frame step
-    )
+    pose_turning: float = 5.0  # weight of the acceleration of refined cameras' turns, radians per squared frame step
     pose_travel: float = 300.0  # the same of their translations, root units: what bobs is the body
     pose_prior: float = 0.01  # weight of the size of root-pose corrections at the start, falling to a tenth
+    focal: bool | dict[str, bool] = True  # whether focal lengths that were found move on; may have one value per clip
     take_up: float = 0.62  # progress at which a round of regeneration goes on from the asset; 0: training starts anew
     rebuild_at: tuple[float, ...] = (0.10, 0.17, 0.24)  # progress at which shape and bones are rebuilt
     search_at: float = 0.6  # progress at which limbs are turned by search in frames that do not fit; 0: never
@@ -165,7 +165,7 @@ def train(
     if initial is None:
         model = start(finest, tracks, frames, clip_times, config, most, refine_poses, generator)
     else:
-        model = Model.taken_up(initial, clip_times, corrections_of(tracks, clip_times, refine_poses))
+        model = Model.taken_up(initial, clip_times, corrections_of(tracks, clip_times, config, refine_poses))
         progress.step = first_step(config, begin)
         if hold_motion:
             model.hold_motion()
@@ -252,15 +252,18 @@ def start(
     seeds = shell(points, colors, min(most, max(200, most // 3)), HULL_EXTENT, generator)
     centers, distance = spread_bones(points, config.bones, generator)
     motion = BoneMotion(centers, config.bone_extent * distance, clip_times, generator=generator)
-    return Model.from_seeds(seeds, motion, corrections_of(tracks, clip_times, refine_poses), Rates(), opacity=0.27)
+    return Model.from_seeds(
+        seeds, motion, corrections_of(tracks, clip_times, config, refine_poses), Rates(), opacity=0.27
+    )
 
 
 def corrections_of(
-    tracks: Mapping[str, ClipTrack], clip_times: Mapping[str, ClipTime], refine_poses: bool
+    tracks: Mapping[str, ClipTrack], clip_times: Mapping[str, ClipTime], config: TrainConfig, refine_poses: bool
 ) -> PoseCorrections | None:
     """Corrections of the poses of filmed clips without given cameras, where they are to be refined."""
     filmed = {name: track for name, track in tracks.items() if clip_times[name].filmed and not track.given}
-    return PoseCorrections(filmed) if refine_poses else None
+    held = [name for name in filmed if not of_clip(config.focal, name, True)]
+    return PoseCorrections(filmed, held) if refine_poses else None
 
 
 def _step_loss(

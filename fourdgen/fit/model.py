@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,12 +36,16 @@ class Rates:
 
 
 class PoseCorrections(torch.nn.Module):
-    """cam_from_root(f) = Exp(xi_f) base(f) and a focal factor per clip; first the base (docs/method.md section 8)."""
+    """cam_from_root(f) = Exp(xi_f) base(f) and a focal factor per clip; first the base (docs/method.md section 8).
 
-    def __init__(self, tracks: Mapping[str, ClipTrack]) -> None:
+    `held`: clips whose focal lengths stay as they are.
+    """
+
+    def __init__(self, tracks: Mapping[str, ClipTrack], held: Collection[str] = ()) -> None:
         super().__init__()
         self._base = {name: track.cam_from_root for name, track in tracks.items()}
         self._names = list(tracks)
+        self._held = frozenset(held)
         self.twists = torch.nn.ParameterList([torch.zeros(len(track.K), 6) for track in tracks.values()])
         self.log_focal = torch.nn.Parameter(torch.zeros(len(tracks)))
 
@@ -60,6 +64,8 @@ class PoseCorrections(torch.nn.Module):
         return _turned(self._base[clip], self.twist_of(clip))
 
     def intrinsics(self, clip: str, K: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
+        if clip in self._held:
+            return K
         factor = self.log_focal[self._names.index(clip)].exp()
         return K * (1 + (factor - 1) * torch.diag(torch.tensor([1.0, 1.0, 0.0])))
 

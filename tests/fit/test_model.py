@@ -99,6 +99,14 @@ def test_a_focal_correction_changes_the_focal_alone() -> None:
     assert torch.equal(changed[:2, 2].detach(), K[:2, 2])
 
 
+def test_a_held_focal_length_is_not_corrected() -> None:
+    corrections = PoseCorrections({"a": track(), "b": track()}, held=["a"])
+    corrections.log_focal.data[:] = 0.1
+    K = track().K[0]
+    assert torch.equal(corrections.intrinsics("a", K), K)
+    assert float(corrections.intrinsics("b", K).detach()[0, 0]) > 1.1 * float(K[0, 0])
+
+
 def test_a_saved_model_goes_on_exactly_where_it_was(tmp_path) -> None:
     def steps(m: Model, count: int) -> None:
         for _ in range(count):
