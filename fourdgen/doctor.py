@@ -10,6 +10,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,10 +19,11 @@ from fourdgen.machine import cores
 from fourdgen.report import FourdgenError, Reporter, Silent, memory, table
 
 CORE = ("numpy", "scipy", "av", "opencv-python-headless", "trimesh", "safetensors", "onnxruntime")
-MODULES = {"opencv-python-headless": "cv2"}  # where the package is called otherwise than its module
+MODULES = {"opencv-python-headless": "cv2", "usd-core": "pxr"}  # where the package is called otherwise than its module
 EXTRAS = {  # package -> what it gives
     "open3d": "meshes with fewer triangles (export --faces)",
     "viser": "the live viewer",
+    "usd-core": "USD files (export -o scene.usdz)",
     "diffusers": "neural video models",
 }
 
@@ -37,13 +39,15 @@ class Finding:
     remedy: str = ""
 
 
-def examine(fetch: bool = False, report: Reporter = Silent()) -> list[Finding]:
-    """Looks at everything that fourdgen can use. `fetch` gets the default weights that are missing, and says so."""
+def examine(fetch: bool = False, names: Sequence[str] = (), report: Reporter = Silent()) -> list[Finding]:
+    """Looks at everything that fourdgen can use. `fetch` gets the default weights that are missing, `names` the
+    weights of these names, and says so. Raises FourdgenError: no weights of such a name, or they cannot be had."""
     findings = [_python(), _torch(), *_packages(), _kernels(), _gpu(), _video()]
-    if fetch:
+    if fetch or names:
         from fourdgen import weights
 
-        weights.fetch(report=report)
+        wanted = [row.name for row in weights.TABLE if fetch and row.default]
+        weights.fetch([*wanted, *names], report)
     return findings + _weights() + _extras()
 
 
@@ -160,7 +164,8 @@ def _weights() -> list[Finding]:
         if path is not None:
             findings.append(Finding(name, "ok", str(path)))
         else:
-            state, remedy = ("missing", "fourdgen doctor --fetch") if row.default else ("optional", "")
+            state, how = ("missing", "--fetch") if row.default else ("optional", f"--weights {row.name}")
+            remedy = f"fourdgen doctor {how}"
             findings.append(Finding(name, state, f"{row.use} ({row.megabytes:g} MB, {row.licence})", remedy))
     return findings
 
@@ -168,7 +173,7 @@ def _weights() -> list[Finding]:
 def _extras() -> list[Finding]:
     findings = []
     for package, use in EXTRAS.items():
-        if importlib.util.find_spec(package) is None:
+        if importlib.util.find_spec(MODULES.get(package, package)) is None:
             findings.append(Finding(package, "optional", use, _install(package)))
         else:
             findings.append(Finding(package, "ok", _version(package)))

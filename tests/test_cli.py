@@ -420,6 +420,19 @@ def test_doctor_lists_what_nobody_needs_as_optional_and_how_to_get_it(monkeypatc
         assert ">=" in words[-1]
 
 
+def test_doctor_gets_weights_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from fourdgen import doctor, weights
+
+    monkeypatch.setenv("FOURDGEN_CACHE", str(tmp_path))
+    got: list[str] = []
+    monkeypatch.setattr(weights, "_fetch_one", lambda row, report: got.append(row.name))
+    remedies = {finding.name: finding.remedy for finding in doctor.examine(names=["migan"])}
+    assert got == ["migan"]
+    assert remedies["weights migan"] == "fourdgen doctor --weights migan"
+    assert remedies["weights u2netp"] == "fourdgen doctor --fetch"
+    assert "nothing: no such weights" in refused(fourdgen("doctor", "--weights", "nothing"))
+
+
 @pytest.mark.parametrize(
     ("verb", "own", "turns"), [("reconstruct", None, "20000"), ("export", None, "1000"), ("export", "7", "7")]
 )

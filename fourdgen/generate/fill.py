@@ -276,7 +276,7 @@ class MiGan(Painter):
 
 
 def load_painter(report: Reporter) -> Painter:
-    """MI-GAN where its weights are (`weights.fetch(["migan"])`), else the classical way."""
+    """MI-GAN where its weights are (`fourdgen doctor --weights migan`), else the classical way."""
     path = weights.locate("migan")
     report.emit("note", text=f"inpainting: {'MI-GAN' if path else 'classical'}")
     return MiGan(path) if path else Painter()

@@ -43,7 +43,10 @@ def info(scene: SceneFile, json: Json = False) -> None:
 
 
 def doctor(
-    fetch: Annotated[bool, typer.Option("--fetch", help="Get the pretrained weights that are missing.")] = False,
+    fetch: Annotated[bool, typer.Option("--fetch", help="Get the small pretrained weights that are missing.")] = False,
+    weights: Annotated[
+        list[str] | None, typer.Option("--weights", metavar="NAME", help="Get these weights, too: migan, u2net.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """What works on this machine; what to do about the rest.
@@ -52,9 +55,10 @@ def doctor(
     Example:
       fourdgen doctor
       fourdgen doctor --fetch
+      fourdgen doctor --weights migan
     """
     from fourdgen import doctor as doctors
 
     with speaking(json, "doctor", answers=True, closing=False) as report:
-        findings = doctors.examine(fetch=fetch, report=report)
+        findings = doctors.examine(fetch=fetch, names=weights or (), report=report)
         report.result(doctors.text(findings), {"findings": [vars(finding) for finding in findings]})
