@@ -50,7 +50,7 @@ def describe(planned: Plan) -> str:
 
 def _settings(row: Row, planned: Plan) -> list[tuple[str, Any]]:
     """What the recipe or the command says about a stage; the rest is at its defaults."""
-    said = {**planned.recipe.settings.get(row.stage.name, {}), **settings.differences(row.config)}
+    said = {**planned.recipe.settings.get(row.stage.name.partition("-")[0], {}), **settings.differences(row.config)}
     return [(f.name, getattr(row.config, f.name)) for f in fields(row.config) if f.name in said]
 
 

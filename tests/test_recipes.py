@@ -72,6 +72,8 @@ def test_the_plan_of_the_demo(tmp_path: Path) -> None:
     changed = replace(request, settings=("train.steps=[7,7,7]", "align.effort=0.5"))
     said = account.describe(planning.plan(changed))
     assert "steps=[7, 7, 7]" in said and "effort=0.5" in said and "side=" not in said
+    rounds = account.describe(planning.plan(replace(request, settings=("regenerate.rounds=2",))))
+    assert rounds.count("surfels_per_pixel=1.4") == 3  # a round trains by the same settings, so they are shown, too
     assert not list(tmp_path.iterdir())
     other = planning.plan(planning.Request(tuple(clips), tmp_path / "scene.ply", pipeline="fast", device="cpu", seed=1))
     assert {row.key for row in other.rows}.isdisjoint({row.key for row in planned.rows})
