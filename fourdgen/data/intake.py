@@ -63,6 +63,7 @@ def mask_errors(folder: Path, clips: Sequence[Intake], limit: int, fps: float) -
 
 
 def check_mask_count(folder: Path, name: str, masks: int, frames: int) -> None:
+    """Raises FourdgenError unless there is one mask a frame."""
     if masks != frames:
         raise FourdgenError(
             f"{folder}: {masks} masks for the {frames} frames of clip {name}", "one mask a frame is needed"
@@ -79,10 +80,12 @@ def check_mask_size(path: Path, mask: tuple[int, int], frame: tuple[int, int], s
 
 
 def same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two pictures (w, h) have the same shape, whatever their size."""
     return abs(one[0] * other[1] - one[1] * other[0]) <= ASPECT * one[0] * other[1]
 
 
 def is_empty(mask: np.ndarray) -> bool:
+    """Whether a mask [h w], 0..255, shows no subject."""
     return float((mask > 127).mean()) < LEAST_MASK
 
 

@@ -148,7 +148,7 @@ def visible(mesh: Mesh, frame: int, points: Float[np.ndarray, "n 3"], cameras: C
 
 
 def surround(center: np.ndarray, radius: float, count: int = AROUND, side: int = _SURROUND_SIDE) -> Cameras:
-    """Cameras evenly all around a sphere, which fills their pictures."""
+    """Cameras evenly all around a sphere, which fills their pictures. center: [3], radius: in units of the truth."""
     i = torch.arange(count, dtype=torch.float64) + 0.5
     up, turn = 1 - 2 * i / count, math.pi * (1 + math.sqrt(5)) * i
     ring = (1 - up**2).sqrt()

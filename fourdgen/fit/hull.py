@@ -175,4 +175,5 @@ def spread_bones(points: Float[Tensor, "p 3"], count: int, generator: torch.Gene
 
 
 def seed_log_scale(spacing: float) -> float:
+    """Log of a seed's standard deviation, for seeds so far apart (root units)."""
     return math.log(0.6 * spacing)

@@ -164,6 +164,8 @@ def remove_views(folder: Path, keep: Collection[str]) -> None:
 
 
 def judged(guide: Guide, verdict: Verdict) -> dict[str, object]:
+    """A row of the report about one view. confident: share of the asset's pixels that guide; weight: mean weight of the
+    pixels of the view's subject."""
     subject = verdict.alpha > 0.5
     return {
         "clip": guide.clip,

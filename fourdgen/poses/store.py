@@ -40,6 +40,7 @@ _ALIGNED_FACTS = ("synchronised_with", "time_offset", "time_rate", "accepted", "
 
 
 def save_alignment(alignment: Alignment, folder: Path) -> None:
+    """poses.npz and poses.json of stage align, in its folder."""
     arrays, clips = {}, {}
     for i, (name, clip) in enumerate(alignment.clips.items()):  # numbered: clip names are free text
         arrays.update({f"{i}/{key}": getattr(clip, key) for key in _ALIGNED})
@@ -55,6 +56,7 @@ def save_alignment(alignment: Alignment, folder: Path) -> None:
 
 
 def load_alignment(folder: Path) -> Alignment:
+    """What `save_alignment` wrote, exactly. Raises OSError, KeyError or ValueError where it did not."""
     arrays, facts, world = _read(folder)
     clips = {}
     for i, (name, rest) in enumerate(facts["clips"].items()):
@@ -67,6 +69,7 @@ _TRACKED = ("cam_from_root", "K", "confidence")
 
 
 def save_track(track: RootTrack, folder: Path) -> None:
+    """The same two files of stage root_pose."""
     arrays = {}
     for i, clip in enumerate(track.clips.values()):
         arrays.update({f"{i}/{key}": getattr(clip, key) for key in _TRACKED})
@@ -82,6 +85,7 @@ def save_track(track: RootTrack, folder: Path) -> None:
 
 
 def load_track(folder: Path) -> RootTrack:
+    """What `save_track` wrote, exactly. Raises as `load_alignment`."""
     arrays, facts, world = _read(folder)
     clips = {}
     for i, name in enumerate(facts["clips"]):

@@ -57,6 +57,10 @@ def center_prior(size: tuple[int, int]) -> Float[np.ndarray, "h w"]:
 
 
 def box_prior(box: tuple[float, float, float, float], size: tuple[int, int], scale: float) -> Float[np.ndarray, "h w"]:
+    """How likely a pixel is the subject's, 0..1, for its place in a box: 1 in the middle, a half at the sides.
+
+    box: x, y, w, h in pixels of the video. size: w, h of the picture, which is `scale` times as large as the video.
+    """
     x = (np.arange(size[0]) + 0.5 - (box[0] + box[2] / 2) * scale) / max(box[2] * scale / 2, 1)
     y = (np.arange(size[1]) + 0.5 - (box[1] + box[3] / 2) * scale) / max(box[3] * scale / 2, 1)
     return np.asarray(np.exp(-((x[None] ** 4 + y[:, None] ** 4) * 0.7)), dtype=np.float32)

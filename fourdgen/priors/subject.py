@@ -44,11 +44,14 @@ def only(soft: UInt8[np.ndarray, "h w"], part: Bool[np.ndarray, "h w"]) -> UInt8
 
 
 def find_parts(frame: UInt8[np.ndarray, "h w"]) -> Parts:
+    """Connected parts of a mask (above 127): labels [h w], 0 outside, then one row each: x, y, w, h, area (pixels), and
+    the middle."""
     _, labels, stats, centers = cv2.connectedComponentsWithStats((frame > 127).astype(np.uint8), connectivity=8)
     return labels, stats, centers
 
 
 def mask_of(parts: Parts, chosen: Sequence[int]) -> Bool[np.ndarray, "h w"]:
+    """Where the parts of these labels are."""
     return np.isin(parts[0], chosen) if len(chosen) else np.zeros(parts[0].shape, bool)
 
 
