@@ -171,6 +171,24 @@ def test_a_view_with_a_given_sweep_or_sense_is_not_still(turning: tuple) -> None
         assert not _chosen([found], still, pictures, turn, replace(TINY, **told)).still  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("back", "small", "large"),
+    [(0.0, 1.04, 1.08), (0.5, 1.4, 1.6), (1.0, 1.8, 2.0)],  # share of the clip in which the path turns against the flow
+)
+def test_the_less_flow_agrees_the_better_a_turn_must_fit(
+    turning: tuple, back: float, small: float, large: float
+) -> None:  # type: ignore[type-arg]
+    pictures = cut(*turning[1:], 24)
+    turn = Turn(torch.full((15,), -0.2), torch.ones(15, dtype=torch.bool), torch.zeros(15))
+    step = torch.full((15,), float(AZIMUTH[1]))
+    step[: round(15 * back)] *= -1
+    path = orbit(torch.cat([torch.zeros(1), step.cumsum(0)])).cam_from_world[:, :3, :3]
+    found = Candidate("found", first_fit(pictures, path, TINY, None, 0, 3), 0.1)
+    for gain, still in ((small, True), (large, False)):
+        rival = Candidate("still", first_fit(pictures, path[:1].expand_as(path), TINY, None, 0, 3), 0.1 * gain)
+        assert _chosen([found], rival, pictures, turn, TINY).still is still
+
+
 @pytest.mark.parametrize(("reach", "believed"), [(20.0, True), (80.0, False)])
 def test_a_still_view_is_doubted_for_a_turn_that_matters(reach: float, believed: bool) -> None:
     """The rival fits better by a fifth either way: turning by 20 degrees it may be the body, by 80 it is the view."""
