@@ -1,11 +1,12 @@
 """Is a camera that stands still called still? The held-out views of the bench stand still while the subject moves.
 
-    python benchmarks/still.py --bench DIR [--scenes fox,varied/wolf] [--views val0,val1] [--seed 0] [--effort 1.0]
+    python benchmarks/still.py --bench DIR [--scenes fox,varied/wolf] [--views val0,val1] [--cut 12] [--seed 0]
 
 Each view's pictures are searched like a clip whose cameras are unknown. Printed: still, or how far the outermost views
 of the found path lie apart, and whether that is called certain. A still view that is called turning, certainly, is the
 mistake. What is decided by stands beside it: of the path that turns and fits best by how much it fits better than a
-still view, the share of the flow that turns with it, and its swing.
+still view, the share of the flow that turns with it, and its swing. With --cut it is the first frames of the filmed
+clips, few as they are, whose views do turn.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--bench", type=Path, default=os.environ.get("FOURDGEN_BENCH"))
     parser.add_argument("--scenes", help="comma-separated; default: all with held-out views")
     parser.add_argument("--views", default="val0,val1,val2,val3")
+    parser.add_argument("--cut", type=int, help="instead: so many first frames of each filmed clip")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--effort", type=float, default=1.0)
     given = parser.parse_args()
@@ -69,9 +71,11 @@ def main() -> None:
     settings = SearchSettings(focal=AlignConfig().focal_of(""), seed=given.seed, effort=given.effort)
     rows = []
     for scene in scenes:
-        for view in given.views.split(","):
+        folder = scene / ("rgba" if given.cut else "truth")
+        for view in sorted(p.name for p in folder.iterdir()) if given.cut else given.views.split(","):
             begun, rounds = time.process_time(), dict[str, list[Candidate]]()
-            shown = pictures(scene / "truth" / view)
+            rgb, mask = pictures(folder / view)
+            shown = rgb[: given.cut], mask[: given.cut]
             found = solve_clip(*shown, settings, watch=rounds.__setitem__)
             rows.append((
                 str(scene.relative_to(bench)), view, *told(found, rounds["refined"][0], *shown),
