@@ -58,9 +58,11 @@ LEAST_FRAMES = 3  # with fewer no path is searched
 # --turn none is asked back where so much of the clear flow is in one sense: steps held and free, elevations tried.
 STILL_STEADY, STILL_PROBE, STILL_ELEVATIONS = 0.5, (40, 40), (10.0,)
 OTHER_SWEEP = 1.3  # a sweep that is so many times as wide as the given one, or as narrow, is another
-# A turning view has to fit better than a still one by this factor where all of the flow turns with it, and by so much
-# more where none does. Of the bench's still views none that swings by SMALL_TURN or more would pass above 0.72.
-STILL_GAIN, AGAINST_FLOW = 1.05, 0.85
+# A turning view has to fit better than a still one by the first factor if the flow turns the same way in at least so
+# large a share of the clear frames, else by the last. Bodies turn by less than WIDE, too: there so much more is asked
+# where all of the flow is against it (above 0.72 none of the bench's still views that swing by 35 to 60 degrees pass).
+STILL_GAIN, STILL_FLOW, SURE_GAIN = 1.05, 0.65, 1.5
+WIDE, AGAINST_FLOW = 60.0, 0.85
 
 
 @dataclass(frozen=True)
@@ -235,9 +237,15 @@ def _doubt(candidate: Candidate, pictures: Pictures, turn: Turn) -> float:
 
 def _turns(best: Candidate, still: Candidate, pictures: Pictures, turn: Turn) -> bool:
     """Whether a turning view explains the clip. A body that bends is explained a little better by any path that is free
-    to turn (a bird on a branch: 11 %), so the less of the flow turns the same way, the more is asked."""
-    against = 1 - flow_agreement(best.fit.rotations().detach(), pictures.frame, turn)
-    return still.loss / best.loss > STILL_GAIN + AGAINST_FLOW * against
+    to turn (a bird on a branch: 11 %), so a small gain counts only where the flow turns the same way: most of it where
+    the view turns by more than bodies do, else all the more, the less of it does."""
+    path = best.fit.rotations().detach()
+    agrees = flow_agreement(path, pictures.frame, turn)
+    if widest(path) >= WIDE:
+        asked = STILL_GAIN if agrees >= STILL_FLOW else SURE_GAIN
+    else:
+        asked = STILL_GAIN + AGAINST_FLOW * (1 - agrees)
+    return still.loss / best.loss > asked
 
 
 def _probe(

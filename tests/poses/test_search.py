@@ -172,15 +172,17 @@ def test_a_view_with_a_given_sweep_or_sense_is_not_still(turning: tuple) -> None
 
 
 @pytest.mark.parametrize(
-    ("back", "small", "large"),
-    [(0.0, 1.04, 1.08), (0.5, 1.4, 1.6), (1.0, 1.8, 2.0)],  # share of the clip in which the path turns against the flow
-)
+    ("sweep", "back", "small", "large"),  # back: share of the clip in which the path turns against the flow
+    [(40, 0.0, 1.04, 1.08), (40, 0.2, 1.18, 1.26), (40, 0.5, 1.4, 1.6), (40, 1.0, 1.8, 2.0),
+     (190, 0.0, 1.04, 1.08), (190, 0.2, 1.04, 1.08), (190, 0.5, 1.45, 1.55), (190, 1.0, 1.45, 1.55)],
+)  # fmt: skip
 def test_the_less_flow_agrees_the_better_a_turn_must_fit(
-    turning: tuple, back: float, small: float, large: float
-) -> None:  # type: ignore[type-arg]
+    turning: tuple, sweep: float, back: float, small: float, large: float,  # type: ignore[type-arg]
+) -> None:  # fmt: skip
+    """All the more where the view turns by no more than bodies do."""
     pictures = cut(*turning[1:], 24)
     turn = Turn(torch.full((15,), -0.2), torch.ones(15, dtype=torch.bool), torch.zeros(15))
-    step = torch.full((15,), float(AZIMUTH[1]))
+    step = torch.full((15,), -sweep / 15)
     step[: round(15 * back)] *= -1
     path = orbit(torch.cat([torch.zeros(1), step.cumsum(0)])).cam_from_world[:, :3, :3]
     found = Candidate("found", first_fit(pictures, path, TINY, None, 0, 3), 0.1)
