@@ -144,14 +144,13 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(names: Sequence[str] | None = None, report: Reporter = Silent()) -> dict[str, Path]:
-    """Downloads weights (default: the table's defaults) into the cache and says so. Returns name -> file.
+def fetch(names: Sequence[str], report: Reporter = Silent()) -> dict[str, Path]:
+    """Downloads weights into the cache and says so. Returns name -> file.
 
     What is there already is not fetched again. Raises FourdgenError with the reason of every source that failed.
     """
-    wanted = [w for w in TABLE if w.default] if names is None else [find(name) for name in names]
     found = {}
-    for weights in wanted:
+    for weights in [find(name) for name in names]:
         path = locate(weights.name)
         if path is None:
             path = _fetch_one(weights, report)
