@@ -58,11 +58,11 @@ LEAST_FRAMES = 3  # with fewer no path is searched
 # --turn none is asked back where so much of the clear flow is in one sense: steps held and free, elevations tried.
 STILL_STEADY, STILL_PROBE, STILL_ELEVATIONS = 0.5, (40, 40), (10.0,)
 OTHER_SWEEP = 1.3  # a sweep that is so many times as wide as the given one, or as narrow, is another
-# A turning view has to fit better than a still one by STILL_GAIN, and by so much more where all of the flow is against
-# it; in proportion where a part is. Bodies turn by less than WIDE degrees, too, so there more is asked. Of the bench's
-# still views no path of 35 to 60 degrees passes with 0.72 or more for the first, and wider ones gain 4 % at most.
-STILL_GAIN, WIDE = 1.05, 60.0
-NARROW_AGAINST, WIDE_AGAINST = 0.85, 0.35
+# A turning view has to fit better than a still one by the first factor if the flow turns the same way in at least so
+# large a share of the clear frames, else by the last. Bodies turn by less than WIDE, too: there so much more is asked
+# where all of the flow is against it (above 0.72 none of the bench's still views that swing by 35 to 60 degrees pass).
+STILL_GAIN, STILL_FLOW, SURE_GAIN = 1.05, 0.65, 1.5
+WIDE, AGAINST_FLOW = 60.0, 0.85
 
 
 @dataclass(frozen=True)
@@ -237,10 +237,14 @@ def _doubt(candidate: Candidate, pictures: Pictures, turn: Turn) -> float:
 
 def _turns(best: Candidate, still: Candidate, pictures: Pictures, turn: Turn) -> bool:
     """Whether a turning view explains the clip. A body that bends is explained a little better by any path that is free
-    to turn (a bird on a branch: 11 %), so the less of the flow turns the same way, the more is asked."""
+    to turn (a bird on a branch: 11 %), so a small gain counts only where the flow turns the same way: most of it where
+    the view turns by more than bodies do, else all the more, the less of it does."""
     path = best.fit.rotations().detach()
-    against = 1 - flow_agreement(path, pictures.frame, turn)
-    asked = STILL_GAIN + against * (WIDE_AGAINST if widest(path) >= WIDE else NARROW_AGAINST)
+    agrees = flow_agreement(path, pictures.frame, turn)
+    if widest(path) >= WIDE:
+        asked = STILL_GAIN if agrees >= STILL_FLOW else SURE_GAIN
+    else:
+        asked = STILL_GAIN + AGAINST_FLOW * (1 - agrees)
     return still.loss / best.loss > asked
 
 

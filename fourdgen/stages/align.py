@@ -39,7 +39,7 @@ from fourdgen.priors import geometry
 from fourdgen.report import FourdgenError
 from fourdgen.workspace import Context, Job, Stage
 
-VERSION, SEARCHES = 15, 13  # of this stage, and of the searches that it keeps
+VERSION, SEARCHES = 16, 14  # of this stage, and of the searches that it keeps
 GUESSED_FOV = 45.0  # degrees; rotations hardly depend on it, and root_pose finds the focal length
 SAME_PICTURE = 1.0  # mean difference of two frames, of 255, up to which they show the same
 Turning = Literal["auto", "cw", "ccw", "none"]
