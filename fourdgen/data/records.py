@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -57,12 +57,25 @@ class Alignment:
 
 @dataclass(frozen=True)
 class ClipTrack:
-    """Root poses of one clip: `cam_from_root` and K (pixels at Clip.size) per frame, confidence 0..1 per frame."""
+    """Root poses of one clip: `cam_from_root` and K (pixels at Clip.size) per frame, confidence 0..1 per frame.
+
+    `bob`: what was quick in the measured translations across the line of sight (x, y) and is not in `cam_from_root`,
+    which leaves it to the body.
+    """
 
     cam_from_root: Float[Tensor, "t 4 4"]
     K: Float[Tensor, "t 3 3"]
     confidence: Float[Tensor, "t"]
     given: bool = False  # by the user: never corrected
+    bob: Float[Tensor, "t 2"] | None = None
+
+    def bobbing(self) -> ClipTrack:
+        """The same with x and y as they were measured in every frame."""
+        if self.bob is None:
+            return self
+        poses = self.cam_from_root.clone()
+        poses[:, :2, 3] += self.bob
+        return replace(self, cam_from_root=poses, bob=None)
 
     @property
     def still(self) -> bool:

@@ -309,7 +309,8 @@ def _step_loss(
             prior = config.pose_prior * (1 - 0.9 * done)
             loss = loss + 2 * prior * (twist**2).sum(1).mean()
             if len(twist) > 2:
-                path = model.corrections.path(clip)
+                # Where some frames are held out their cameras bob as measured, and what corrects them is smooth.
+                path = model.corrections.path(clip) if frames.every == 1 else model.corrections.change(clip)
                 loss = loss + 2 * losses.camera_acceleration(
                     path, spacing[clip], config.pose_turning, config.pose_travel
                 )

@@ -63,6 +63,11 @@ class PoseCorrections(torch.nn.Module):
         """The poses of all frames of a clip."""
         return _turned(self._base[clip], self.twist_of(clip))
 
+    def change(self, clip: str) -> Float[Tensor, "t 4 4"]:
+        """What corrects the poses of all frames of a clip, as poses: nothing at first."""
+        twist = self.twist_of(clip)
+        return _turned(torch.eye(4).expand(len(twist), 4, 4), twist)
+
     def intrinsics(self, clip: str, K: Float[Tensor, "3 3"]) -> Float[Tensor, "3 3"]:
         if clip in self._held:
             return K

@@ -73,6 +73,8 @@ def save_track(track: RootTrack, folder: Path) -> None:
     arrays = {}
     for i, clip in enumerate(track.clips.values()):
         arrays.update({f"{i}/{key}": getattr(clip, key) for key in _TRACKED})
+        if clip.bob is not None:
+            arrays[f"{i}/bob"] = clip.bob
     held = [name for name, clip in track.clips.items() if clip.given]
     facts = {
         "clips": list(track.clips),
@@ -90,5 +92,5 @@ def load_track(folder: Path) -> RootTrack:
     clips = {}
     for i, name in enumerate(facts["clips"]):
         parts: dict[str, Any] = {key: arrays[f"{i}/{key}"] for key in _TRACKED}
-        clips[name] = ClipTrack(**parts, given=name in facts["held"])
+        clips[name] = ClipTrack(**parts, given=name in facts["held"], bob=arrays.get(f"{i}/bob"))
     return RootTrack(clips, world, facts["given"], facts["certain"], facts["reason"])

@@ -18,7 +18,7 @@ from fourdgen.scene.motion import SampledBones, blend_dual_quats, move
 from fourdgen.scene.surfels import Surfels
 from fourdgen.skinning import pose_bones, skin_gaussian
 
-FINEST_PERIOD = 6.0  # usual steps of the clip: motion bandwidth follows the frame rate, whatever the clip's length
+FINEST_PERIOD = 6.0  # steps between frames that train: motion bandwidth follows their rate, whatever the clip's length
 LONGEST_PERIOD = 2.0  # clip lengths
 CODE_SIZE = 16
 JOINT_SLIDE = 0.05  # share of its shift that a joint lets through: limbs turn, they do not slide
@@ -29,6 +29,7 @@ class ClipTime:
     """When a clip's frames are, and whose motion they show: that of clip `code_of` at time rate * seconds + offset.
 
     `code_of` is the clip's own name unless it is synchronised with another. `filmed`: not a view that was made up.
+    `every`: every how manieth frame trains; the others tell nothing of how the body moves.
     """
 
     seconds: Float[Tensor, "t"]
@@ -36,6 +37,7 @@ class ClipTime:
     rate: float = 1.0
     offset: float = 0.0
     filmed: bool = True
+    every: int = 1
 
     @functools.cached_property
     def even_seconds(self) -> Float[Tensor, "t"]:
@@ -80,7 +82,9 @@ class BoneMotion(nn.Module):
         self._moments = {code: moments(clips, code) for code in self._codes}
         times = self._moments.items()
         self._spans = {k: (float(t[0]), max(float(t[-1] - t[0]), 1e-6)) for k, t in times}
-        self._frequencies = {k: math.pi / LONGEST_PERIOD * 2.0 ** torch.arange(octaves(t)) for k, t in times}
+        self._frequencies = {
+            k: math.pi / LONGEST_PERIOD * 2.0 ** torch.arange(octaves(t, clips[k].every)) for k, t in times
+        }
         self._features = 1 + 2 * max(map(len, self._frequencies.values()))
         self.code = nn.Parameter(0.1 * torch.randn(len(self._codes), CODE_SIZE, generator=generator))
         self.net = nn.Sequential(
@@ -222,10 +226,11 @@ def moments(clips: Mapping[str, ClipTime], code: str) -> Float[Tensor, "t"]:
     return torch.cat([early, own, torch.linspace(float(own[-1]), last, after + 1)[1:]])
 
 
-def octaves(seconds: Float[Tensor, "t"]) -> int:
-    """Fourier octaves of a clip: from twice its length to a period of about six frames. Frames that are missing count
-    as if they were there (where they are not most), for what moves through the gap is the same motion."""
-    frames = min(float(ticks(seconds)[-1]) + 1, 2 * len(seconds))
+def octaves(seconds: Float[Tensor, "t"], every: int = 1) -> int:
+    """Fourier octaves of a clip: from twice its length to a period of about six frames that train, which every
+    `every`th one does. Frames that are missing count as if they were there (where they are not most), for what moves
+    through the gap is the same motion."""
+    frames = min(float(ticks(seconds)[-1]) + 1, 2 * len(seconds)) / every
     return max(1, round(math.log2(max(LONGEST_PERIOD * frames / FINEST_PERIOD, 1))) + 1)
 
 

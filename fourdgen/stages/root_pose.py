@@ -185,11 +185,13 @@ def _track(
     moved[frames] = poses
     measured = torch.full((len(clip),), tracks.GUESSED)
     measured[frames] = pictures.weight.clamp_min(tracks.GUESSED)
-    moved[:, :3, 3] = tracks.steadied(moved[:, :3, 3], clip.seconds, measured)
+    steady = tracks.steadied(moved[:, :3, 3], clip.seconds, measured)
+    bob = (moved[:, :3, 3] - steady)[:, :2]  # no distances: what is quick in these is an outline's, whose limbs swing
+    moved[:, :3, 3] = steady
     confidence = torch.zeros(len(clip))
     doubt = 1.0 if aligned.accepted else 0.5
     confidence[frames] = doubt * pictures.weight * (losses.median() / losses.clamp_min(1e-6)).clamp(0, 1)
-    return ClipTrack(moved, tracks.intrinsics_of(focal, clip.size, len(clip)), confidence)
+    return ClipTrack(moved, tracks.intrinsics_of(focal, clip.size, len(clip)), confidence, bob=bob)
 
 
 def facts(job: Job, config: RootPoseConfig, device: str) -> tuple[str, ...]:
@@ -197,6 +199,6 @@ def facts(job: Job, config: RootPoseConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=9, run=run,
+    name="root_pose", needs=("ingest", "align"), config=RootPoseConfig, version=10, run=run,
     save=store.save_track, load=store.load_track, facts=facts,
 )  # fmt: skip

@@ -96,7 +96,9 @@ def run(
     capture = capture.toned({name: (a.gain, a.bias) for name, a in alignment.clips.items()})
     rasterizer = rasterizer_on(ctx.device, report=ctx.report)
     ctx.report.emit("note", text=f"renderer: {rasterizer.name}")
-    times = _clip_times(capture, alignment)
+    times = _clip_times(capture, alignment, frames.every)
+    if frames.every > 1:  # frames that do not train tell the body nothing: what bobs there stays the camera's
+        track = replace(track, clips={name: clip.bobbing() for name, clip in track.clips.items()})
 
     def as_scene(model: Model) -> Scene4D:
         return written_scene(model, capture, alignment, track, str(ctx.job.run_folder), frames.every)
@@ -174,7 +176,7 @@ def trained_on(
         drifts = initial["drifts"]
     surfels_alone = initial is not None and not track.given
     tracks = rounds.with_views(track.clips, before, made, drifts)
-    times = _clip_times(capture, alignment)
+    times = _clip_times(capture, alignment, frames.every)
     model = loop.train(
         joined(capture, made), tracks, rounds.frames_with_views(frames, made), rounds.times_with_views(times, made),
         config, refine_poses=not track.given and not surfels_alone, rasterizer=rasterizer, seed=ctx.seed,
@@ -226,14 +228,15 @@ def fixed(track: RootTrack) -> list[str]:
     return [name for name, clip in track.clips.items() if clip.given or clip.still]
 
 
-def _clip_times(capture: Capture, alignment: Alignment) -> dict[str, ClipTime]:
+def _clip_times(capture: Capture, alignment: Alignment, every: int) -> dict[str, ClipTime]:
     times = {}
     for name, aligned in alignment.clips.items():
         seconds = capture.clip(name).seconds.float()
         if aligned.synchronised_with is None:
-            times[name] = ClipTime(seconds, name)
+            times[name] = ClipTime(seconds, name, every=every)
         else:
-            times[name] = ClipTime(seconds, aligned.synchronised_with, aligned.time_rate, aligned.time_offset)
+            shown = aligned.synchronised_with, aligned.time_rate, aligned.time_offset
+            times[name] = ClipTime(seconds, *shown, every=every)
     return times
 
 
@@ -328,11 +331,11 @@ def facts(job: Job, config: TrainConfig, device: str) -> tuple[str, ...]:
 
 
 STAGE = Stage(
-    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=10,
+    name="train", needs=("ingest", "align", "root_pose", "sample"), config=TrainConfig, version=11,
     run=run, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip
 # A row of a round of regeneration: `train` and `regenerate` stand for the rows before it (fourdgen/planning.py).
 ROUND = Stage(
     name="retrain", needs=("ingest", "align", "root_pose", "sample", "train", "regenerate"), config=TrainConfig,
-    version=11, run=run_round, save=save, load=load, check=check, facts=facts,
+    version=12, run=run_round, save=save, load=load, check=check, facts=facts,
 )  # fmt: skip

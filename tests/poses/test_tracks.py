@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -90,6 +91,19 @@ def test_artifacts_load_as_they_were_saved(tmp_path: Path) -> None:
     again = store.load_track(tmp_path)
     _same(again.clips["a:1"], track.clips["a:1"])
     assert (again.world_from_input, again.given, again.certain, again.reason) == (None, False, False, "because")
+    bobbing = replace(track, clips={"a:1": replace(track.clips["a:1"], bob=torch.randn(4, 2))})
+    store.save_track(bobbing, tmp_path)
+    _same(store.load_track(tmp_path).clips["a:1"], bobbing.clips["a:1"])
+
+
+def test_a_bobbing_track_has_what_was_taken_out_of_it_again() -> None:
+    poses = torch.eye(4).repeat(3, 1, 1)
+    track = ClipTrack(poses, torch.eye(3).repeat(3, 1, 1), torch.ones(3))
+    assert track.bobbing() is track
+    bob = torch.randn(3, 2)
+    measured = replace(track, bob=bob).bobbing()
+    assert torch.equal(measured.cam_from_root[:, :2, 3], bob) and measured.bob is None
+    assert torch.equal(measured.cam_from_root[:, 2], poses[:, 2]) and torch.equal(poses, torch.eye(4).repeat(3, 1, 1))
 
 
 def _same(a: object, b: object) -> None:

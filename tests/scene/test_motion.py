@@ -270,6 +270,17 @@ def test_motion_bandwidth_follows_the_number_of_frames() -> None:
     assert octaves(even[:48:2]) == 4
 
 
+def test_motion_bandwidth_is_that_of_the_frames_that_train() -> None:
+    """Of 48 frames every fourth trains: no period is shorter than six of those."""
+    seconds = torch.arange(48) / 24
+    assert octaves(seconds, 4) == 3
+    widths = [
+        BoneMotion(torch.zeros(2, 3), 0.5, {"a": ClipTime(seconds, "a", every=every)}).time_features("a", seconds)[0]
+        for every in (1, 4)
+    ]
+    assert [w.shape[1] for w in widths] == [1 + 2 * 5, 1 + 2 * 3]
+
+
 def test_motion_bandwidth_is_that_of_the_filmed_time_where_frames_are_missing() -> None:
     even = torch.arange(48) / 24
     gap = torch.cat([even[:14], even[-14:]])

@@ -329,6 +329,7 @@ def test_a_subject_that_nothing_shows_for_a_while_crosses_the_gap(tmp_path: Path
     wanted = tracks.steadied(poses[:, :3, 3], clip.seconds, torch.ones(40))[:, 0]  # had it been seen all the time
     assert torch.allclose(across, wanted, atol=0.1)  # it moves by 3.4 in all
     assert torch.equal(track.confidence == 0, ~torch.isin(torch.arange(40), shown))
+    assert torch.allclose(track.bobbing().cam_from_root[shown, :2, 3], poses[shown, :2, 3], atol=1e-6)
 
 
 def test_frames_that_hardly_show_the_subject_are_named(tmp_path: Path) -> None:

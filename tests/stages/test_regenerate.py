@@ -455,6 +455,18 @@ def test_of_several_starts_the_one_that_fits_the_frames_best_goes_on(filmed: Any
         train.check(None, TrainConfig(starts=2, choose_at=1.0))  # type: ignore[arg-type]
 
 
+def test_cameras_bob_as_measured_where_frames_are_held_out(filmed: Any, tmp_path: Path) -> None:
+    _, capture, alignment, track, frames = filmed
+    bob = torch.randn(len(track.clips["a"].K), 2)
+    track = replace(track, clips={"a": replace(track.clips["a"], bob=bob, given=True)}, given=True)  # else all is moved
+    moved = []
+    for every in (1, 2):
+        used = replace(frames, every=every)
+        scene = train.run(context(tmp_path / str(every)), TINY, capture, alignment, track, used)
+        moved.append(scene.clips["a"].cameras.cam_from_world[:, :2, 3] - track.clips["a"].cam_from_root[:, :2, 3])
+    assert torch.equal(moved[0], torch.zeros_like(bob)) and torch.allclose(moved[1], bob, atol=1e-5)
+
+
 def test_a_round_takes_the_trained_model_up_where_it_was_left(filmed: Any, tmp_path: Path) -> None:
     """With half of the schedule gone, half of the steps are made, and the asset starts as it was."""
     _, capture, alignment, track, frames = filmed

@@ -242,6 +242,30 @@ def test_no_more_surfels_than_were_asked_for(filmed, tmp_path: Path) -> None:  #
     assert 0 < len(model) <= stage.LEAST_SURFELS
 
 
+def test_cameras_keep_their_bob_where_frames_are_held_out(filmed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Every second frame trains. Cameras of the others stand where they were measured, quick or not: a cost of their
+    acceleration would draw them to where their neighbours are. With all frames in use it does."""
+    capture, tracks, frames, times = filmed
+    moved = {}
+    for name, track in tracks.items():
+        poses = track.cam_from_root.clone()
+        poses[1::2, 0, 3] += 0.1
+        moved[name] = replace(track, cam_from_root=poses)
+    even = frames.index % 2 == 0
+    some = FrameSet(
+        frames.names, frames.clip[even], frames.index[even], frames.seconds[even], sampler.uniform(int(even.sum()))
+    )
+    config = replace(SMALL, steps=(120, 60), rebuild_at=(), ssim=0.0, normal=0.0, normal_late=0.0)
+    left = {}
+    for every in (1, 2):
+        (tmp_path / str(every)).mkdir()
+        used = capture, moved, replace(some, every=every), times
+        model = run(used, tmp_path / str(every), config, refine=True)
+        assert model.corrections is not None
+        left[every] = float(model.corrections.twist_of("a").detach()[1::2, 3].abs().mean())
+    assert left[2] < 0.25 * left[1]
+
+
 def test_given_cameras_beside_found_ones_stay(filmed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """Clip a has the user's cameras, b found ones: training (with a rebuild) runs, and corrects b's alone."""
     capture, tracks, frames, times = filmed
