@@ -38,9 +38,8 @@ class Seeds:
 
 def carve(
     views: Sequence[View], cam_from_root: Float[Tensor, "f 4 4"], extent: float, generator: torch.Generator
-) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p 3"], float]:
-    """Random points of a cube of half side `extent` that lie inside nearly all masks, their mean colours, and the share
-    of the masks that had to contain them.
+) -> tuple[Float[Tensor, "p 3"], Float[Tensor, "p 3"]]:
+    """Random points of a cube of half side `extent` that lie inside nearly all masks, and their mean colours.
 
     A moving subject has no exact hull, so the share of masks that must contain a point begins at 85 % and is lowered in
     steps of 5 % until enough points survive. A view in which a point falls outside the picture does not vote.
@@ -61,7 +60,7 @@ def carve(
     keep = share >= wanted
     if not bool(keep.any()):  # masks and poses contradict each other everywhere: begin with a ball
         keep = points.norm(dim=-1) < 0.4 * extent
-    return points[keep], (colors / inside[:, None].clamp_min(1))[keep], wanted
+    return points[keep], (colors / inside[:, None].clamp_min(1))[keep]
 
 
 def one_side(cam_from_root: Float[Tensor, "f 4 4"]) -> Float[Tensor, "3"] | None:

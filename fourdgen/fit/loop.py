@@ -248,7 +248,7 @@ def start(
     rows = range(0, len(frames.index), 2)
     picked = [(frames.names[int(frames.clip[i])], int(frames.index[i])) for i in rows]
     poses = torch.stack([tracks[name].cam_from_root[t] for name, t in picked])
-    points, colors, _ = carve([views.view(*key) for key in picked], poses, HULL_EXTENT, generator)
+    points, colors = carve([views.view(*key) for key in picked], poses, HULL_EXTENT, generator)
     seeds = shell(points, colors, min(most, max(200, most // 3)), HULL_EXTENT, generator)
     centers, distance = spread_bones(points, config.bones, generator)
     motion = BoneMotion(centers, config.bone_extent * distance, clip_times, generator=generator)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fourdgen.fit.hull import carve, facing_quats, inflated, look_up
+from fourdgen.fit.hull import SURVIVORS, carve, facing_quats, inflated, look_up
 from fourdgen.fit.views import View
 from fourdgen.geometry.camera import Cameras, intrinsics, look_at, orbit_eyes
 from fourdgen.scene.surfels import normal_axis
@@ -31,14 +31,14 @@ def ball_views(azimuths: torch.Tensor, radius: float = 0.6) -> tuple[list[View],
 
 def test_a_ball_seen_from_all_sides_is_carved_as_a_ball() -> None:
     views, poses = ball_views(torch.linspace(0, 330, 12))
-    points, colors, share = carve(views, poses, 1.3, torch.Generator().manual_seed(0))
-    assert share == pytest.approx(0.85) and float(points.norm(dim=1).max()) < 0.85
+    points, colors = carve(views, poses, 1.3, torch.Generator().manual_seed(0))
+    assert len(points) > SURVIVORS and 0.57 < float(points.norm(dim=1).max()) < 0.65
     assert float(colors.min()) > 0.9
 
 
 def test_a_ball_seen_from_one_side_is_carved_as_a_ball() -> None:
     views, poses = ball_views(torch.linspace(-5, 5, 12))
-    points, _, _ = carve(views, poses, 1.3, torch.Generator().manual_seed(0))
+    points, _ = carve(views, poses, 1.3, torch.Generator().manual_seed(0))
     along = points @ F.normalize(-poses[6, 2, :3], dim=0)
     assert 0.5 < float(along.abs().max()) < 0.7
     assert float(points.norm(dim=1).max()) < 0.75
