@@ -151,6 +151,11 @@ def set_threads(threads: int | None) -> None:
     _threads = threads
 
 
+def threads() -> int | None:
+    """What `set_threads` was told last."""
+    return _threads
+
+
 def _thread_count(threads: int | None = None) -> int:
     return max(1, threads or _threads or torch.get_num_threads())
 

@@ -44,16 +44,26 @@ def work_off(
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One thread, wherever a job runs: sums must not depend on who calls."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = native.threads()
     native.set_threads(1)
     torch.set_flush_denormal(True)
+    try:
+        with same_sums():
+            yield
+    finally:
+        native.set_threads(before)
+        torch.set_flush_denormal(False)
+
+
+@contextmanager
+def same_sums() -> Iterator[None]:
+    """One thread of torch's, whose sums depend on how many there are; those of the kernels, which do not, stay."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        native.set_threads(None)
-        torch.set_flush_denormal(False)
 
 
 def _side_by_side(

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from fourdgen import side_by_side
+from fourdgen import native, side_by_side
 from fourdgen.report import Silent
 
 
@@ -57,3 +58,14 @@ def test_a_job_that_fails_is_not_told_as_done(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no good"):
         side_by_side.work_off(fail, [b""], 1, [tmp_path / "0"], steps, "align")
     assert steps.heard == []
+
+
+def test_a_job_leaves_the_threads_as_they_were() -> None:
+    native.set_threads(3)
+    try:
+        before = torch.get_num_threads()
+        with side_by_side.one_thread():
+            assert native.threads() == 1 and torch.get_num_threads() == 1
+        assert native.threads() == 3 and torch.get_num_threads() == before
+    finally:
+        native.set_threads(None)

@@ -53,8 +53,9 @@ class Pace:
 
 
 def rasterizer() -> Rasterizer:
-    """The compiled kernel with one thread (clips are solved side by side), or torch where it is not built."""
-    return pick("cpu", "cpu", 1) if native.available() else pick("tiled", "cpu")
+    """The compiled kernel, with as many threads as it is told (one where clips are solved side by side; pictures do not
+    depend on it), or torch where it is not built."""
+    return pick("cpu", "cpu") if native.available() else pick("tiled", "cpu")
 
 
 def cosines(time: Float[Tensor, "n"], count: int) -> Float[Tensor, "n k"]:

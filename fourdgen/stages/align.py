@@ -37,6 +37,7 @@ from fourdgen.poses.suggested import suggest_all
 from fourdgen.poses.synchronise import synchronised
 from fourdgen.priors import geometry
 from fourdgen.report import FourdgenError
+from fourdgen.side_by_side import same_sums
 from fourdgen.workspace import Context, Job, Stage
 
 VERSION, SEARCHES = 16, 14  # of this stage, and of the searches that it keeps
@@ -301,7 +302,8 @@ def joined(
     """All clips in the root frame of the reference; with `known` (clips whose cameras were given) in theirs."""
     given_clips = {} if known is None else dict(known.clips)
     blocks = [] if known is None else _given_blocks(capture, given_clips, known.doubt)
-    found = join_clips(capture, solutions, config.reference, _settings(ctx, config), ctx.report, known)
+    with same_sums():
+        found = join_clips(capture, solutions, config.reference, _settings(ctx, config), ctx.report, known)
     check.draw(blocks + found.blocks, ctx.folder / "check.png")
     clips = synchronised(capture, given_clips | found.clips, found.reference, config.sync, ctx.report)
     ordered = {

@@ -22,6 +22,7 @@ from fourdgen.poses.course import course_of
 from fourdgen.poses.joint import JointSettings, normalised, refine_together
 from fourdgen.poses.pictures import Pictures, cut, join, seen_through
 from fourdgen.poses.standing import standing
+from fourdgen.side_by_side import same_sums
 from fourdgen.workspace import Context, Job, Stage
 
 HARDLY = 0.5  # weight of a frame below which its camera is called guessed
@@ -51,12 +52,8 @@ def run(ctx: Context, config: RootPoseConfig, capture: Capture, alignment: Align
         clips = {name: ClipTrack(a.cam_from_root, a.K, a.confidence, given=True) for name, a in alignment.clips.items()}
         track = RootTrack(clips, alignment.world_from_input, True, not alignment.doubt, alignment.doubt)
         return _said(ctx, alignment, track)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # pictures this small gain nothing, and sums must not depend on the machine
-    try:
+    with same_sums():
         return _said(ctx, alignment, _refined(ctx, config, capture, alignment))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _said(ctx: Context, alignment: Alignment, track: RootTrack) -> RootTrack:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fourdgen import native
 from fourdgen.geometry.camera import look_at, orbit_eyes
 from fourdgen.geometry.transforms import rotation_angle_degrees, so3_exp
 from fourdgen.poses import search
@@ -23,6 +24,7 @@ from fourdgen.poses.register import Solved, register
 from fourdgen.poses.search import _chosen, _solution, mean_path, proven, solve_clip, with_body
 from fourdgen.poses.tracks import places_of
 from fourdgen.poses.turn import Turn, turn_from_flow
+from fourdgen.side_by_side import same_sums
 from tests.poses.subject import film, orbit
 
 TINY = SearchSettings(side=32, surfels=300, effort=0.2)
@@ -38,6 +40,25 @@ def _solved(rgb, mask, cameras) -> Solved:  # type: ignore[no-untyped-def]
     fit = Fit(pictures, rotation, torch.tensor([focal]), 400, 0, place=place)
     fit.run(80, Pace(turn=0.0, smooth=0.0))
     return Solved(pictures, rotation, place, focal, {k: v.detach() for k, v in fit.model.items()}, fit.score())
+
+
+@pytest.mark.skipif(not native.available(), reason="needs the compiled kernels")
+def test_a_fit_draws_with_the_threads_that_there_are_and_ends_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    cameras = orbit(AZIMUTH)
+    rgb, mask = film(cameras)
+    used, count = set(), native._thread_count
+    monkeypatch.setattr(native, "_thread_count", lambda given=None: used.add(count(given)) or count(given))
+    before, ends = native.threads(), []
+    for threads in (1, 3):
+        used.clear()
+        native.set_threads(threads)
+        try:
+            with same_sums():
+                ends.append(_solved(rgb, mask, cameras))
+        finally:
+            native.set_threads(before)
+        assert used == {threads}
+    assert all(torch.equal(ends[0].model[key], ends[1].model[key]) for key in ends[0].model)
 
 
 @pytest.fixture(scope="module")
