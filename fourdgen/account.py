@@ -35,7 +35,7 @@ def describe(planned: Plan) -> str:
         rows.append((row.folder.name, WORDS[row.state], said))
     lines = [
         f"recipe   {planned.recipe.name}: {planned.recipe.title}",
-        f"time     {planned.recipe.time or 'not stated by this recipe'}",
+        f"time     {'for comparison: ' + planned.recipe.time if planned.recipe.time else 'not stated by this recipe'}",
         f"inputs   {', '.join(map(str, job.inputs))}",
         f"cameras  {job.cameras or 'to be found'}",
         *([f"masks    {job.masks}"] if job.masks else []),

@@ -294,7 +294,10 @@ class ConsoleReporter:
         if self._live:
             self._live.say(text)
         else:
-            print(text, file=self._stream, flush=True)
+            try:
+                print(text, file=self._stream, flush=True)
+            except BrokenPipeError:  # who listened went away (`| head`); a run has more to do than to talk
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 def _is_terminal(stream: IO[str]) -> bool:

@@ -271,6 +271,11 @@ def test_info(scene: Path) -> None:
     assert "5 frames" in rows["walk (reference)"]
 
 
+def test_info_of_a_folder_says_what_is_for_folders(tmp_path: Path) -> None:
+    said = fourdgen("info", tmp_path)
+    assert refused(said).startswith(f"{tmp_path}: a folder, where") and "`fourdgen status`" in said.stderr
+
+
 def test_info_as_json_is_one_object(scene: Path) -> None:
     facts = json.loads(fourdgen("info", scene, "--json").stdout)
     assert (facts["surfels"], facts["bones"]) == (60, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import mmap
+import os
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,15 @@ def test_peak_memory_starts_anew() -> None:
     assert high > 200
     if Path("/proc/self/clear_refs").exists():
         assert report.peak_memory_mb() < high - 100
+
+
+def test_a_listener_who_goes_away_does_not_end_the_run() -> None:
+    """As with `fourdgen reconstruct ... | head`: what is said afterwards is lost, and nothing else."""
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as stream:
+        speaker = ConsoleReporter(stream=stream)
+        speaker.emit("note", text="heard")
+        os.close(read)
+        speaker.emit("note", text="lost")
+        speaker.warn("lost as well")
+        speaker.close("done")

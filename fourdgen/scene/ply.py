@@ -153,6 +153,11 @@ def _look(path: Path) -> tuple[str, tuple[str, ...], list[_Element], int, int]:
     except FileNotFoundError:
         raise absent(path) from None
     except OSError as error:
+        if path.is_dir():
+            raise FourdgenError(
+                f"{path}: a folder, where a scene.ply is wanted",
+                "give the file; of a run's folder `fourdgen status` tells",
+            ) from None
         reason = (error.strerror or str(error)).lower()
         raise FourdgenError(f"{path}: cannot be read: {reason}", "check the path") from None
     header, start = _split_header(path, head)

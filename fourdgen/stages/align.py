@@ -125,6 +125,8 @@ def _check_has_cameras(reference: str | None, with_cameras: Sequence[str]) -> No
 
 def run(ctx: Context, config: AlignConfig, capture: Capture) -> Alignment:
     names = [clip.name for clip in capture.clips]
+    if config.sync is not None and len(names) == 1:
+        ctx.report.warn(f"{names[0]} is the only clip, so {'--sync' if config.sync else '--no-sync'} changes nothing")
     with_cameras = [clip.name for clip in capture.clips if clip.cameras is not None]
     without = [name for name in names if name not in with_cameras]
     _check_has_cameras(config.reference, with_cameras)
@@ -271,8 +273,10 @@ def _report(ctx: Context, config: AlignConfig, name: str, solution: ClipSolution
         report.emit("note", text=f"{name}: the view does not turn", margin=min(verdict.margin, 99.0))
     else:
         angle = torch.rad2deg(azimuths(solution.rotation))
+        net = float(angle[-1] - angle[0])
+        sense = "cw" if net > 0 else "ccw"  # as --turn says it
         report.emit(
-            "note", text=f"{name}: the view turns by {float(angle[-1] - angle[0]):+.0f} degrees", clip=name,
+            "note", text=f"{name}: the view turns by {net:+.0f} degrees ({sense})", clip=name,
             loss=solution.loss, still_loss=solution.still_loss, flow=verdict.flow, margin=min(verdict.margin, 99.0),
             overlap=verdict.overlap, relocated=verdict.relocated,
         )  # fmt: skip

@@ -76,7 +76,7 @@ def run(ctx: Context, config: SampleConfig, capture: Capture, track: RootTrack) 
         probability = sampler.uniform(len(clips))
     frames = FrameSet(names, clips, torch.cat(index), torch.cat(seconds), probability, config.every)
     _draw_check(frames, directions, ctx.folder / "check.png")
-    ctx.report.emit("note", text=f"{len(clips)} frames of {len(names)} clip(s) train")
+    ctx.report.emit("note", text=f"{len(clips)} frames of {len(names)} clip{'s' * (len(names) > 1)} train")
     if config.every > 1:
         ctx.report.emit("note", text=f"every {config.every}th frame trains, the others are held out")
     return frames

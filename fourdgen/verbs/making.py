@@ -53,22 +53,34 @@ def reconstruct(
     ] = None,
     fov: Annotated[
         list[str] | None,
-        typer.Option(metavar="[CLIP=]DEGREES", help="Field of view of the longer side.", show_default=False),
+        typer.Option(
+            metavar="[CLIP=]DEGREES",
+            help="Field of view of the longer side, 2 to 150. [default: found]",
+            show_default=False,
+        ),
     ] = None,
     turn: Annotated[
         list[str] | None,
         typer.Option(
             metavar="[CLIP=]auto|cw|ccw|none",
-            help="How the subject turns, seen from above; a=cw,b=ccw for each clip. [default: auto]",
+            help="How the subject turns, seen from above: cw is clockwise, and + where degrees are printed. "
+            "a=cw,b=ccw for each clip. [default: auto]",
             show_default=False,
         ),
     ] = None,
     sweep: Annotated[
         list[str] | None,
-        typer.Option(metavar="[CLIP=]DEGREES", help="By how much the subject turns in a clip.", show_default=False),
+        typer.Option(
+            metavar="[CLIP=]DEGREES",
+            help="By how much it turns in a clip, above 0, at most 1440. [default: found]",
+            show_default=False,
+        ),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(metavar="CLIP", help="Clip that the others are registered to.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="CLIP", help="Clip that the others are registered to. [default: the surest]", show_default=False
+        ),
     ] = None,
     sync: Annotated[
         bool | None,
@@ -80,7 +92,10 @@ def reconstruct(
     ] = None,
     frames: Annotated[
         int | None,
-        typer.Option(help="Use at most this many frames of a clip; 0: all. [default: 400]", show_default=False),
+        typer.Option(
+            help="Use at most this many frames of a clip (2 or more), spread evenly over it; 0: all. [default: 400]",
+            show_default=False,
+        ),
     ] = None,
     size: Annotated[
         int | None,
@@ -90,7 +105,11 @@ def reconstruct(
         ),
     ] = None,
     max_surfels: Annotated[
-        int | None, typer.Option(help="At most this many surfels; 0: as many as it takes.", show_default=False)
+        int | None,
+        typer.Option(
+            help="At most this many surfels; 0: as many as its pixels ask for. [default: the recipe's]",
+            show_default=False,
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,

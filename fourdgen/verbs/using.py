@@ -20,8 +20,11 @@ def render(
     path: Annotated[str | None, typer.Option(metavar="spiral|bullet", help="A camera path.")] = None,
     clip: Annotated[str | None, typer.Option(metavar="NAME", help="Whose motion. [default: the reference]")] = None,
     time: Annotated[str, typer.Option(metavar="loop|freeze:SECONDS", help="How time goes by.")] = "loop",
-    size: Annotated[str, typer.Option(metavar="WxH", help="Picture size; one number for a square.")] = "",
-    fps: Annotated[float | None, typer.Option(help="Pictures a second.")] = None,
+    size: Annotated[
+        str,
+        typer.Option(metavar="WxH", help="Picture size; one number for a square. [default: 640; --source: as filmed]"),
+    ] = "",
+    fps: Annotated[float | None, typer.Option(help="Pictures a second. [default: 30; --source: the clip's]")] = None,
     speed: Annotated[float, typer.Option(help="Speed of the motion.")] = 1.0,
     elevation: Annotated[float, typer.Option(help="Height of the camera in degrees.")] = 15.0,
     channel: Annotated[str, typer.Option(metavar="rgb|normal|depth|alpha|confidence", help="What to draw.")] = "rgb",

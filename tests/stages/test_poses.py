@@ -72,6 +72,17 @@ def _same(a: Alignment | RootTrack, b: Alignment | RootTrack) -> None:
             assert torch.equal(other, value) if isinstance(value, torch.Tensor) else other == value, key
 
 
+def test_that_one_clip_is_synchronised_with_nothing_is_said(tmp_path: Path) -> None:
+    cameras = orbit(torch.linspace(0, 120, 6))
+    capture = _capture(tmp_path, [replace(_clip(tmp_path, "a", cameras), cameras=cameras)])
+    heard = []
+    for sync in (None, True):
+        context = _context(tmp_path, f"align-{sync}")
+        align.STAGE.run(context, align.AlignConfig(sync=sync), capture)
+        heard.append([said for said in context.report.warnings if "--sync" in said])  # type: ignore[attr-defined]
+    assert heard == [[], ["a is the only clip, so --sync changes nothing"]]
+
+
 def test_given_cameras_pass_through_and_map_back(tmp_path: Path) -> None:
     filmed = [orbit(torch.linspace(0, 120, 6)), orbit(torch.linspace(150, 300, 5))]
     input_from_root = Sim3(4.0, ROOT_FROM_UP.T, torch.tensor([10.0, 2.0, 1.0], dtype=torch.float64))
