@@ -29,7 +29,7 @@ class ClipTime:
     """When a clip's frames are, and whose motion they show: that of clip `code_of` at time rate * seconds + offset.
 
     `code_of` is the clip's own name unless it is synchronised with another. `filmed`: not a view that was made up.
-    `every`: every how manieth frame trains; the others tell nothing of how the body moves.
+    `every`: every nth frame trains; the others tell nothing of how the body moves.
     """
 
     seconds: Float[Tensor, "t"]
