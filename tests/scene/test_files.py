@@ -332,7 +332,7 @@ def test_what_is_no_scene_is_said_to_be_none(tmp_path: Path, name: str) -> None:
 
 def test_no_file_and_a_folder() -> None:
     for path in ("nowhere.ply", "."):
-        with pytest.raises(FourdgenError, match=r"no such file or folder|cannot be read"):
+        with pytest.raises(FourdgenError, match=r"no such file or folder|a folder, where a scene.ply is wanted"):
             files.read(path)
 
 
